@@ -1,0 +1,152 @@
+"""Checkpoints by Orbax: the latest, the best, and one every so many steps, written in background.
+
+A checkpoint holds the state of one device, bit for bit, and the run's `Progress` beside it.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
+
+from jaxcifar.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What a run must remember beside its state.
+
+    Attributes:
+      train_sums: metric sums since the last log line.
+      best_step: the checkpoint with the best accuracy on the validation split; 0 before there is.
+      best_accuracy: its accuracy.
+    """
+
+    train_sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    best_step: int = 0
+    best_accuracy: float = -1.0
+
+
+class Checkpoints:
+    """The checkpoints of one run; a context manager, which waits for the last save as it ends."""
+
+    def __init__(self, directory: Path, *, keep_every: int = 0, read_only: bool = False):
+        """Opens `directory`, which is made if it is missing and not `read_only`.
+
+        Args:
+          directory: of this run's checkpoints alone.
+          keep_every: checkpoints at its multiples are kept for good; 0 for none.
+          read_only: change nothing, so that the run itself may go on meanwhile.
+        """
+        self._directory = directory
+        self._best = _KeepStep(0)
+        keep = [policies.LatestN(1), self._best]
+        if keep_every:
+            keep.append(policies.EveryNSteps(keep_every))
+        self._manager = ocp.CheckpointManager(
+            directory.resolve(),
+            item_names=("state", "progress"),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(keep),
+                create=not read_only,
+                read_only=read_only,
+            ),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def save(self, step: int, state: Any, progress: Progress) -> None:
+        """Saves the state after `step` updates, given as NumPy arrays that nothing else changes."""
+        self._best.step = progress.best_step
+        saved = self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+            ),
+        )
+        if not saved:
+            raise RuntimeError(f"Orbax refused to save step {step} in {self._directory}")
+
+    def restore(self, step: int, template: Any) -> tuple[Any, Progress]:
+        """Returns the state and the progress saved at `step`, in the structure of `template`."""
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(
+                    jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+                ),
+                progress=ocp.args.JsonRestore(),
+            ),
+        )
+        return restored["state"], Progress(**restored["progress"])
+
+    def restore_latest(self, template: Any) -> tuple[int, Any, Progress]:
+        """Returns step, state and progress of the newest checkpoint that can be read.
+
+        A newer one that cannot is set aside as `<step>.unreadable`. Without any checkpoint the
+        template is returned as step 0.
+
+        Raises:
+          InputError: if there are checkpoints but none can be read.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                return step, *self.restore(step, template)
+            except Exception as error:  # Orbax raises many types
+                aside = self._directory / f"{step}.unreadable"
+                (self._directory / str(step)).rename(aside)
+                logging.warning("checkpoint %d cannot be read, now %s: %s", step, aside, error)
+                self._manager.reload()
+        if steps:
+            raise InputError(
+                f"{self._directory}: none of its checkpoints can be read (now *.unreadable). To "
+                "start from the beginning, choose another --workdir or remove the directory."
+            )
+        return 0, template, Progress()
+
+    def find(self, name: str) -> int:
+        """Returns the step of the checkpoint called `name`: latest, best or a number.
+
+        Raises:
+          InputError: if there is none, with those that there are.
+        """
+        steps = sorted(self._manager.all_steps())
+        if not steps:
+            raise InputError(f"{self._directory}: no checkpoint")
+        if name == "latest":
+            return steps[-1]
+        if name == "best":
+            restored = self._manager.restore(
+                steps[-1], args=ocp.args.Composite(progress=ocp.args.JsonRestore())
+            )
+            step = restored["progress"]["best_step"]
+            if not step:
+                raise InputError(
+                    f"{self._directory}: no best checkpoint, as the run has no validation split "
+                    "(dataset.validation_size = 0) or has not been evaluated on it"
+                )
+            return step
+        if int(name) not in steps:
+            raise InputError(
+                f"eval.checkpoint = {name!r}: {self._directory} has latest, "
+                f"{', '.join(map(str, steps))}"
+            )
+        return int(name)
+
+
+class _KeepStep(policies.PreservationPolicy):
+    def __init__(self, step: int):
+        self.step = step
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        return [checkpoint.step == self.step for checkpoint in checkpoints]

@@ -1,0 +1,193 @@
+"""The data sets: shapes, statistics, splits, and where the bytes come from."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxcifar import errors
+from jaxcifar.errors import InputError
+from jaxcifar.runtime import import_tensorflow
+
+
+class Split(NamedTuple):
+    """A whole split in memory: `images` uint8 [N, H, W, C] and `labels` int32 [N]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """The number of examples."""
+        return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a data set before it is loaded.
+
+    Attributes:
+      mean, std: of each channel over all training pixels, on the scale from 0 to 1. The deviation
+        is not the mean of the deviations of single images, (0.2023, 0.1994, 0.2010) for CIFAR-10,
+        that many public repositories use.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    train_size: int
+    test_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+_CIFAR10 = DatasetInfo(
+    "cifar10",
+    image_shape=(32, 32, 3),
+    num_classes=10,
+    train_size=50_000,
+    test_size=10_000,
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+)
+_CIFAR100 = DatasetInfo(
+    "cifar100",
+    image_shape=(32, 32, 3),
+    num_classes=100,
+    train_size=50_000,
+    test_size=10_000,
+    mean=(0.5071, 0.4865, 0.4409),
+    std=(0.2673, 0.2564, 0.2762),
+)
+_DIGITS = DatasetInfo(
+    "digits",
+    image_shape=(8, 8, 1),
+    num_classes=10,
+    train_size=1438,
+    test_size=359,
+    mean=(0.3053,),
+    std=(0.3761,),
+)
+_FAKE = DatasetInfo(
+    "fake",
+    image_shape=(32, 32, 3),
+    num_classes=10,
+    train_size=500,
+    test_size=130,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.29, 0.29, 0.29),
+)
+
+
+def info(name: str) -> DatasetInfo:
+    """Returns what is known of the data set `name`; an InputError lists those known."""
+    if name not in _SOURCES:
+        raise errors.unknown("dataset.name", name, _SOURCES)
+    return _SOURCES[name][0]
+
+
+def load(config: ConfigDict) -> dict[str, Split]:
+    """Loads the data set that the config's `dataset` section names.
+
+    Returns:
+      The splits "train" and "test", and "validation" if `validation_size` is above 0, which is
+      taken out of the training split. Their order is that of the published archives.
+
+    Raises:
+      InputError: if the data are neither there nor to be had.
+    """
+    facts, source = info(config.name), _SOURCES[config.name][1]
+    train, test = source(facts, config)
+    for name, split, size in (("train", train, facts.train_size), ("test", test, facts.test_size)):
+        if split.images.shape != (size, *facts.image_shape):
+            raise InputError(
+                f"{facts.name}: the {name} split has images of shape {split.images.shape}, "
+                f"expected {(size, *facts.image_shape)}; prepare the data again"
+            )
+    if not config.validation_size:
+        return {"train": train, "test": test}
+    train, validation = hold_out(train, config.validation_size, config.validation_seed)
+    return {"train": train, "validation": validation, "test": test}
+
+
+def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:
+    """Divides a split in two, the second of `size` examples, each with the same share of a class.
+
+    The classes' shares are rounded by largest remainder. Both parts keep the order of the whole.
+    """
+    # NumPy promises that RandomState's streams never change.
+    order = np.random.RandomState(seed).permutation(split.size)
+    counts = np.bincount(split.labels)
+    shares = counts * size / split.size
+    quotas = np.floor(shares).astype(int)
+    largest_remainders = np.argsort(quotas - shares, kind="stable")
+    quotas[largest_remainders[: size - quotas.sum()]] += 1
+
+    held_out = np.zeros(split.size, bool)
+    for label, quota in enumerate(quotas):
+        held_out[order[split.labels[order] == label][:quota]] = True
+    first, second = (Split(split.images[m], split.labels[m]) for m in (~held_out, held_out))
+    return first, second
+
+
+def _from_tfds(facts: DatasetInfo, config: ConfigDict) -> tuple[Split, Split]:
+    import_tensorflow()
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(facts.name, data_dir=config.data_dir or None)
+    if not builder.is_prepared():
+        _download(builder, facts)
+
+    def read(name: str) -> Split:
+        examples = tfds.as_numpy(builder.as_dataset(split=name, batch_size=-1))
+        order = np.argsort(examples["id"], kind="stable")  # TFDS stores them by a hash
+        return Split(examples["image"][order], examples["label"][order].astype(np.int32))
+
+    return read("train"), read("test")
+
+
+def _download(builder, facts: DatasetInfo) -> None:
+    import requests
+
+    try:
+        # TFDS itself retries for minutes before it says that there is no network.
+        requests.head("https://www.cs.toronto.edu", timeout=10)
+        builder.download_and_prepare()
+    except requests.exceptions.RequestException as error:
+        raise InputError(
+            f"{facts.name} is not on this machine and cannot be downloaded "
+            f"({type(error).__name__}).\n"
+            f"Looked for the prepared data in {builder.data_path}.\n"
+            f"Either run once with a network, or prepare it from an archive that you have:\n"
+            f"  python scripts/prepare_data.py PATH [--data_dir DIR]\n"
+            f"The directory is set by --config.dataset.data_dir or $TFDS_DATA_DIR."
+        ) from error
+
+
+def _digits(facts: DatasetInfo, config: ConfigDict) -> tuple[Split, Split]:
+    # 1,797 handwritten digits of the UCI repository, with grey levels from 0 to 16.
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    return hold_out(Split(images, digits.target.astype(np.int32)), facts.test_size, seed=0)
+
+
+def _fake(facts: DatasetInfo, config: ConfigDict) -> tuple[Split, Split]:
+    random = np.random.RandomState(0)
+
+    def make(size: int) -> Split:
+        images = random.randint(0, 256, (size, *facts.image_shape), np.uint8)
+        return Split(images, random.randint(0, facts.num_classes, size, np.int32))
+
+    return make(facts.train_size), make(facts.test_size)
+
+
+_SOURCES: dict[str, tuple[DatasetInfo, Callable[..., tuple[Split, Split]]]] = {
+    "cifar10": (_CIFAR10, _from_tfds),
+    "cifar100": (_CIFAR100, _from_tfds),
+    "digits": (_DIGITS, _digits),
+    "fake": (_FAKE, _fake),
+}

@@ -1,0 +1,115 @@
+"""Batches by tf.data, each a function of (seed, step) alone.
+
+A batch is {"image": uint8 [B, H, W, C], "label": int32 [B], "mask": bool [B]}. Training runs
+through an endless row of positions: epoch e is a permutation of the training split at positions
+e * N to (e + 1) * N - 1, and the batch of step s takes the B positions from s * B. So every image
+comes once an epoch, no batch is short, and a run that starts at any step sees what an unbroken one
+would see.
+"""
+
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxcifar.data.datasets import Split
+from jaxcifar.runtime import import_tensorflow
+
+Batch = dict[str, np.ndarray]
+
+
+def train_batches(
+    split: Split,
+    augment: ConfigDict,
+    *,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    num_steps: int,
+    process: int = 0,
+    num_processes: int = 1,
+) -> Iterator[Batch]:
+    """Yields this process's share of the training batches of steps first_step to num_steps - 1.
+
+    Args:
+      split: the training images.
+      augment: the config's `augment` section.
+      batch_size: over all processes, of which it is a multiple.
+      seed: of the order and the augmentation.
+      first_step: the number of steps done before.
+      num_steps: the step to end before.
+      process, num_processes: process p of P yields slots p * B / P to (p + 1) * B / P - 1 of each
+        batch, which is the same batch for any P.
+    """
+    tf = import_tensorflow()
+    share = batch_size // num_processes
+    images, labels = tf.constant(split.images), tf.constant(split.labels)
+    height, width = split.images.shape[1:3]
+    order_key, augment_key = _key(seed, "order"), _key(seed, "augment")
+
+    def make_batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
+        positions = step * batch_size + process * share + tf.range(share, dtype=tf.int64)
+        index = shuffled(positions)
+        # The numbers at a position are the same in any batch: Philox counts in steps of one row.
+        random = tf.raw_ops.StatelessRandomUniformFullIntV2(
+            shape=[share, 4],
+            key=tf.constant([augment_key], tf.uint64),
+            counter=tf.stack([tf.cast(positions[0], tf.uint64), tf.constant(0, tf.uint64)]),
+            alg=1,
+            dtype=tf.uint32,
+        )
+        return {
+            "image": crop_and_flip(tf.gather(images, index), random),
+            "label": tf.gather(labels, index),
+            "mask": tf.ones([share], tf.bool),
+        }
+
+    def shuffled(positions: tf.Tensor) -> tf.Tensor:
+        epoch = positions // split.size
+        key = tf.fill([share], tf.constant(order_key, tf.uint64))
+        # tf.random.experimental.index_shuffle takes one seed for all, but a batch may span epochs.
+        return tf.raw_ops.RandomIndexShuffle(
+            index=positions % split.size,
+            seed=tf.stack([key, tf.cast(epoch, tf.uint64), tf.zeros_like(key)], axis=1),
+            max_index=tf.constant(split.size - 1, tf.int64),
+            rounds=4,
+        )
+
+    def crop_and_flip(batch: tf.Tensor, random: tf.Tensor) -> tf.Tensor:
+        padding = augment.crop_padding
+        offsets = tf.cast(random[:, :2] % (2 * padding + 1), tf.int32)
+        rows = offsets[:, :1] + tf.range(height)
+        columns = offsets[:, 1:] + tf.range(width)
+        if augment.horizontal_flip:
+            flip = random[:, 2:3] % 2 == 1
+            columns = tf.where(flip, tf.reverse(columns, [1]), columns)
+        batch = tf.pad(batch, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
+        batch = tf.gather(batch, rows, axis=1, batch_dims=1)
+        return tf.gather(batch, columns, axis=2, batch_dims=1)
+
+    dataset = tf.data.Dataset.range(first_step, num_steps)
+    dataset = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+
+
+def eval_batches(
+    split: Split, *, batch_size: int, process: int = 0, num_processes: int = 1
+) -> Iterator[Batch]:
+    """Yields this process's share of the batches that hold every example of `split` once.
+
+    The last batch is filled with copies of the first example, whose mask is False. All processes
+    yield the same number of batches, of batch_size / num_processes examples.
+    """
+    share = batch_size // num_processes
+    for start in range(process * share, split.size + process * share, batch_size):
+        index = np.arange(start, start + share)
+        mask = index < split.size
+        index = np.where(mask, index, 0)
+        yield {"image": split.images[index], "label": split.labels[index], "mask": mask}
+
+
+def _key(seed: int, stream: str) -> int:
+    # One 64-bit key a stream, so that they are independent of each other.
+    words = np.random.SeedSequence([seed, zlib.crc32(stream.encode())]).generate_state(1, np.uint64)
+    return int(words[0])

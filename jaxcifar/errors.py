@@ -1,0 +1,16 @@
+"""The one error that is shown to a user without a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used; the message names it and says what is allowed."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """An error for a misspelt `name`, with the names near it and all that are known."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return InputError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}")

@@ -1,0 +1,70 @@
+"""The one home of devices and processes: start-up, pmap, replication, sharding.
+
+Elsewhere a step is written for one device, and a batch is one process's share.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from flax import jax_utils
+
+from jaxcifar.errors import InputError
+
+AXIS = "batch"
+
+
+def start(distributed: bool) -> None:
+    """Joins the run's other processes, if it has any; call before anything else touches JAX.
+
+    The cluster's scheduler, or the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID, say who they are.
+    """
+    if distributed and not jax.distributed.is_initialized():
+        jax.distributed.initialize()
+
+
+def check_batch_size(field: str, batch_size: int) -> None:
+    """Raises an InputError unless all devices can have the same share of a batch."""
+    if batch_size % jax.device_count():
+        raise InputError(
+            f"{field} = {batch_size}: it must be a multiple of the number of devices, "
+            f"{jax.device_count()}"
+        )
+
+
+def round_up_batch_size(batch_size: int) -> int:
+    """Returns the least batch size, no smaller, of which all devices have the same share."""
+    return -(-batch_size // jax.device_count()) * jax.device_count()
+
+
+def map_train_step(train_step: Callable) -> Callable:
+    """Maps (state, batch) -> (state, sums) over the devices; the old state's memory is reused."""
+    return jax.pmap(train_step, axis_name=AXIS, donate_argnums=0)
+
+
+def map_eval_step(eval_step: Callable) -> Callable:
+    """Maps (state, batch) -> sums over the devices."""
+    return jax.pmap(eval_step, axis_name=AXIS)
+
+
+def replicate(tree: Any) -> Any:
+    """Returns a copy of the arrays on every local device, stacked along a new first axis."""
+    return jax_utils.replicate(tree)
+
+
+def fetch(tree: Any) -> Any:
+    """Waits for arrays that are the same on all devices and returns NumPy copies of them."""
+    # A view would be overwritten when the device's array is donated.
+    return jax.tree.map(lambda x: np.array(x.addressable_shards[0].data[0]), tree)
+
+
+def prefetch(batches: Iterable[Any]) -> Iterator[Any]:
+    """Splits batches [B, ...] into [devices, B / devices, ...] and moves them ahead of use."""
+    devices = jax.local_device_count()
+
+    def split(batch: Any) -> Any:
+        return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+
+    return jax_utils.prefetch_to_device(map(split, batches), size=2)

@@ -1,0 +1,198 @@
+"""Where a run's numbers go: TensorBoard, a CSV file and the terminal."""
+
+import csv
+import datetime
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from jaxcifar.runtime import import_tensorflow
+
+_COLUMNS = (
+    "step",
+    "epoch",
+    "split",
+    "loss",
+    "accuracy",
+    "learning_rate",
+    "images_per_second",
+    "time",
+)
+
+
+class Writers:
+    """All of them together: `metrics.csv`, TensorBoard events and the terminal.
+
+    On a terminal a bar stands below the lines that are printed; elsewhere the bar's text becomes
+    plain lines. A context manager.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        first_step: int,
+        num_steps: int,
+        steps_per_epoch: float,
+        tensorboard: bool,
+        active: bool,
+    ):
+        """Opens the files, and drops what the CSV has beyond `first_step`.
+
+        Args:
+          workdir: an existing directory.
+          first_step: the step that the run goes on from; rows after it come from an attempt whose
+            later checkpoint does not exist, and will be written again.
+          num_steps: the run's length.
+          steps_per_epoch: need not be whole.
+          tensorboard: whether to write events, which needs TensorFlow.
+          active: False, as in all processes but the first, writes and shows nothing.
+        """
+        self._steps_per_epoch = steps_per_epoch
+        self._num_steps = num_steps
+        self._csv = _Csv(workdir / "metrics.csv", first_step) if active else None
+        self._events = None
+        if active and tensorboard:
+            import_tensorflow()
+            from clu import metric_writers
+
+            self._events = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(workdir)))
+        self._console = Console(quiet=not active, soft_wrap=True, highlight=False)
+        self._bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("compiling", completed=first_step, total=num_steps)
+
+    def __enter__(self) -> "Writers":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._bar.stop()
+        if self._csv:
+            self._csv.close()
+        if self._events:
+            self._events.close()
+
+    def line(self, text: str) -> None:
+        """Prints a line that stays."""
+        self._console.print(text, markup=False)
+
+    def step(self, step: int) -> None:
+        """Moves the bar to `step`."""
+        self._bar.update(self._task, completed=step)
+
+    def train(self, step: int, scalars: Mapping[str, float], seconds_left: float | None) -> None:
+        """Writes the training split's scalars after `step` updates, and shows the time left."""
+        self._write(step, "train", scalars)
+        text = f"epoch {step / self._steps_per_epoch:.2f}  {describe(scalars)}"
+        if seconds_left is not None:
+            text += f"  {duration(seconds_left)} left"
+        if self._console.is_terminal:
+            self._bar.update(self._task, description=text)
+        else:
+            self.line(f"step {step:,}/{self._num_steps:,}  {text}")
+
+    def evaluation(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
+        """Writes and prints the scalars of a whole split after `step` updates."""
+        self._write(step, split, scalars)
+        epoch = step / self._steps_per_epoch
+        self.line(f"{split} at step {step:,}, epoch {epoch:.2f}: {describe(scalars)}")
+
+    def _write(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
+        if self._csv:
+            self._csv.write(step, step / self._steps_per_epoch, split, scalars)
+        if self._events:
+            tagged = {f"{split}/{name}": value for name, value in scalars.items()}
+            self._events.write_scalars(step, tagged)
+
+
+class _Csv:
+    """A table with a row for each log interval and each evaluation."""
+
+    def __init__(self, path: Path, first_step: int):
+        kept = []
+        if path.exists():
+            with path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    # A kill may have cut the last row short; it is newer than any checkpoint.
+                    if None in row.values() or int(row["step"]) > first_step:
+                        break
+                    kept.append(row)
+        part = path.with_name(path.name + ".part")
+        with part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, _COLUMNS)
+            writer.writeheader()
+            writer.writerows(kept)
+        part.replace(path)
+        self._file = path.open("a", newline="")
+        self._writer = csv.DictWriter(self._file, _COLUMNS)
+
+    def write(self, step: int, epoch: float, split: str, scalars: Mapping[str, float]) -> None:
+        now = datetime.datetime.now(datetime.UTC)
+        self._writer.writerow(
+            {
+                "step": step,
+                "epoch": f"{epoch:.4f}",
+                "split": split,
+                **{name: f"{value:.9g}" for name, value in scalars.items()},
+                "time": now.isoformat(timespec="milliseconds"),
+            }
+        )
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Throughput:
+    """Measures images/s of the training steps alone: stopped during anything else."""
+
+    def __init__(self):
+        self._started: float | None = None
+        self._seconds = 0.0
+        self._images = 0
+
+    def start(self) -> None:
+        """Starts the clock."""
+        self._started = time.perf_counter()
+
+    def stop(self, images: int) -> None:
+        """Stops the clock, `images` images later; counts nothing if it was not started."""
+        if self._started is not None:
+            self._seconds += time.perf_counter() - self._started
+            self._images += images
+            self._started = None
+
+    def rate(self) -> float | None:
+        """Returns images/s since the last call, or None if nothing was counted."""
+        rate = self._images / self._seconds if self._images else None
+        self._images, self._seconds = 0, 0.0
+        return rate
+
+
+def describe(scalars: Mapping[str, float]) -> str:
+    """Returns scalars as people read them, in one line without units that go without saying."""
+    formats = {
+        "loss": "loss {:.4f}",
+        "accuracy": "accuracy {:.2%}",
+        "learning_rate": "learning rate {:.4g}",
+        "images_per_second": "{:,.0f} images/s",
+    }
+    return "  ".join(formats[name].format(value) for name, value in scalars.items())
+
+
+def duration(seconds: float) -> str:
+    """Returns a duration as 1:02:03 or 02:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes:02}:{seconds:02}"
