@@ -4,14 +4,18 @@ A checkpoint holds the state of one device, bit for bit, and the run's `Progress
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
+from jaxcifar import metrics
 from jaxcifar.errors import InputError
 
 
@@ -29,17 +33,29 @@ class Progress:
     best_step: int = 0
     best_accuracy: float = -1.0
 
+    def add(self, sums: Sequence[Mapping[str, np.ndarray]]) -> "Progress":
+        """Returns a progress whose `train_sums` have those of more steps added, one by one."""
+        return dataclasses.replace(self, train_sums=reduce(metrics.add, sums, self.train_sums))
+
+
+class Restored(NamedTuple):
+    """A point that a run can go on from: the state after `step` updates, and the progress."""
+
+    step: int
+    state: Any
+    progress: Progress
+
 
 class Checkpoints:
     """The checkpoints of one run; a context manager, which waits for the last save as it ends."""
 
-    def __init__(self, directory: Path, *, keep_every: int = 0, read_only: bool = False):
-        """Opens `directory`, which is made if it is missing and not `read_only`.
+    def __init__(self, directory: Path, *, keep_every: int = 0, create: bool = True):
+        """Opens `directory`; nothing in it changes before the first call of a method.
 
         Args:
           directory: of this run's checkpoints alone.
           keep_every: checkpoints at its multiples are kept for good; 0 for none.
-          read_only: change nothing, so that the run itself may go on meanwhile.
+          create: make the directory if it is missing.
         """
         self._directory = directory
         self._best = _KeepStep(0)
@@ -51,8 +67,7 @@ class Checkpoints:
             item_names=("state", "progress"),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(keep),
-                create=not read_only,
-                read_only=read_only,
+                create=create,
             ),
         )
 
@@ -76,24 +91,29 @@ class Checkpoints:
         if not saved:
             raise RuntimeError(f"Orbax refused to save step {step} in {self._directory}")
 
-    def restore(self, step: int, template: Any) -> tuple[Any, Progress]:
-        """Returns the state and the progress saved at `step`, in the structure of `template`."""
+    def restore(self, step: int, create_state: Callable[[], Any]) -> Restored:
+        """Returns what was saved at `step`.
+
+        Args:
+          step: of a checkpoint that is there.
+          create_state: the function whose result has the state's structure; it is not computed.
+        """
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(
-                    jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+                    jax.tree.map(lambda x: np.empty(x.shape, x.dtype), jax.eval_shape(create_state))
                 ),
                 progress=ocp.args.JsonRestore(),
             ),
         )
-        return restored["state"], Progress(**restored["progress"])
+        return Restored(step, restored["state"], Progress(**restored["progress"]))
 
-    def restore_latest(self, template: Any) -> tuple[int, Any, Progress]:
-        """Returns step, state and progress of the newest checkpoint that can be read.
+    def restore_latest(self, create_state: Callable[[], Any]) -> Restored:
+        """Returns what the newest checkpoint that can be read holds.
 
         A newer one that cannot is set aside as `<step>.unreadable`. Without any checkpoint the
-        template is returned as step 0.
+        result is step 0 and what `create_state` returns.
 
         Raises:
           InputError: if there are checkpoints but none can be read.
@@ -101,7 +121,7 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             try:
-                return step, *self.restore(step, template)
+                return self.restore(step, create_state)
             except Exception as error:  # Orbax raises many types
                 aside = self._directory / f"{step}.unreadable"
                 (self._directory / str(step)).rename(aside)
@@ -112,7 +132,7 @@ class Checkpoints:
                 f"{self._directory}: none of its checkpoints can be read (now *.unreadable). To "
                 "start from the beginning, choose another --workdir or remove the directory."
             )
-        return 0, template, Progress()
+        return Restored(0, create_state(), Progress())
 
     def find(self, name: str) -> int:
         """Returns the step of the checkpoint called `name`: latest, best or a number.

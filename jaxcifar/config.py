@@ -34,26 +34,26 @@ def default() -> ConfigDict:
     config.model.sync_batch_norm = False  # batch statistics over all devices, not each its own
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"
+    config.optimizer.name = "sgd"  # stochastic gradient descent with momentum
     config.optimizer.learning_rate = 0.1  # the peak; `schedule` varies it
-    config.optimizer.momentum = 0.9
-    config.optimizer.nesterov = False
+    config.optimizer.momentum = 0.9  # share of the last update that the next one keeps
+    config.optimizer.nesterov = False  # look ahead by the momentum
     config.optimizer.weight_decay = 1e-4  # added to the gradient, before momentum
     config.optimizer.weight_decay_on = "all"  # all parameters, or kernels (no bias, no BatchNorm)
 
     config.schedule = ConfigDict()
     config.schedule.name = "constant"  # constant or multistep
-    config.schedule.milestones_steps = ()  # multistep: times gamma at each
-    config.schedule.milestones_epochs = ()
-    config.schedule.gamma = 0.1
-    config.schedule.warmup_steps = 0  # 0: no warm-up
-    config.schedule.warmup_epochs = 0.0
+    config.schedule.milestones_steps = ()  # multistep: where the rate is multiplied by gamma
+    config.schedule.milestones_epochs = ()  # the same, in epochs
+    config.schedule.gamma = 0.1  # factor at each milestone
+    config.schedule.warmup_steps = 0  # length of the warm-up; 0: none
+    config.schedule.warmup_epochs = 0.0  # the same, in epochs
     config.schedule.warmup_learning_rate = 0.0  # at step 0
     config.schedule.warmup_shape = "linear"  # linear up to the peak, or constant until it ends
 
     config.train = ConfigDict()
-    config.train.num_steps = 0
-    config.train.num_epochs = 0.0
+    config.train.num_steps = 0  # length of the run; one of the two must be set
+    config.train.num_epochs = 0.0  # the same, in epochs
     config.train.batch_size = 128  # over all devices and processes
     config.train.precision = "float32"  # of activations; bfloat16 keeps parameters in float32
     config.train.seed = 0  # initialisation, order of the data, augmentation
@@ -62,18 +62,18 @@ def default() -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.batch_size = 1000  # over all devices and processes
     config.eval.every_steps = 0  # both 0: once an epoch; the end is always evaluated
-    config.eval.every_epochs = 0.0
+    config.eval.every_epochs = 0.0  # the same, in epochs
     config.eval.checkpoint = "latest"  # --mode eval: latest, best, or the number of a kept step
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 0  # both 0: once an epoch; the end is always saved
-    config.checkpoint.every_epochs = 0.0
+    config.checkpoint.every_epochs = 0.0  # the same, in epochs
     config.checkpoint.keep_every_steps = 0  # kept for good, beside latest and best; both 0: none
-    config.checkpoint.keep_every_epochs = 0.0
+    config.checkpoint.keep_every_epochs = 0.0  # the same, in epochs
 
     config.log = ConfigDict()
-    config.log.every_steps = 100
-    config.log.tensorboard = True
+    config.log.every_steps = 100  # a line, a CSV row and TensorBoard scalars of training
+    config.log.tensorboard = True  # event files; needs TensorFlow
 
     return config.lock()
 

@@ -15,31 +15,38 @@ from jaxcifar.manifest import check_config, write_json
 from jaxcifar.steps import TrainState, create_program
 from jaxcifar.writers import describe
 
+Results = dict[str, dict[str, float]]
+
 
 def evaluate(
-    eval_step: Callable, state: TrainState, split: Split, batch_size: int
-) -> dict[str, float]:
-    """Returns the metrics of a replicated state over every example of `split`, counted once.
+    eval_step: Callable, state: TrainState, splits: dict[str, Split], batch_size: int
+) -> Results:
+    """Returns the metrics of each split but the training split, every example counted once.
 
     Args:
       eval_step: mapped over the devices.
       state: replicated.
-      split: the examples.
+      splits: by name.
       batch_size: over all devices; rounded up where they could not share it alike.
     """
-    batches = tf_pipeline.eval_batches(
-        split,
-        batch_size=parallel.round_up_batch_size(batch_size),
-        process=jax.process_index(),
-        num_processes=jax.process_count(),
-    )
-    total: dict[str, float] = {}
-    for batch in parallel.prefetch(batches):
-        total = metrics.add(total, parallel.fetch(eval_step(state, batch)))
-    return metrics.summarize(total)
+    results = {}
+    for name, split in splits.items():
+        if name == "train":
+            continue
+        batches = tf_pipeline.eval_batches(
+            split,
+            batch_size=parallel.round_up_batch_size(batch_size),
+            process=jax.process_index(),
+            num_processes=jax.process_count(),
+        )
+        total: dict[str, float] = {}
+        for batch in parallel.prefetch(batches):
+            total = metrics.add(total, parallel.fetch(eval_step(state, batch)))
+        results[name] = metrics.summarize(total)
+    return results
 
 
-def evaluate_run(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
+def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
     """Evaluates a checkpoint of the run in `workdir`, chosen by `config.eval.checkpoint`.
 
     Prints the metrics of each split but the training split, and writes them with the step to
@@ -58,19 +65,15 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float
     info = datasets.info(config.dataset.name)
     train_size = info.train_size - config.dataset.validation_size
     program = create_program(config, info, durations(config, train_size))
-    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+    with Checkpoints(workdir / "checkpoints", create=False) as checkpoints:
         step = checkpoints.find(config.eval.checkpoint)
-        state, _ = checkpoints.restore(step, program.create_state())
+        state = checkpoints.restore(step, program.create_state).state
 
     splits = datasets.load(config.dataset)
     eval_step = parallel.map_eval_step(program.eval_step)
-    state = parallel.replicate(state)
-    results = {}
-    for name in splits.keys() - {"train"}:
-        results[name] = evaluate(eval_step, state, splits[name], config.eval.batch_size)
-        if jax.process_index() == 0:
-            size = splits[name].size
-            print(f"{name}, {size:,} images, step {step:,}: {describe(results[name])}")
+    results = evaluate(eval_step, parallel.replicate(state), splits, config.eval.batch_size)
     if jax.process_index() == 0:
+        for name, scalars in results.items():
+            print(f"{name}, {splits[name].size:,} images, step {step:,}: {describe(scalars)}")
         write_json(workdir / "evaluation.json", {"step": step, **results})
     return results

@@ -51,13 +51,13 @@ def map_eval_step(eval_step: Callable) -> Callable:
 
 def replicate(tree: Any) -> Any:
     """Returns a copy of the arrays on every local device, stacked along a new first axis."""
-    return jax_utils.replicate(tree)
+    return jax_utils.replicate(tree, axis_name=AXIS)  # as pmap names it, or it compiles twice
 
 
 def fetch(tree: Any) -> Any:
     """Waits for arrays that are the same on all devices and returns NumPy copies of them."""
     # A view would be overwritten when the device's array is donated.
-    return jax.tree.map(lambda x: np.array(x.addressable_shards[0].data[0]), tree)
+    return jax.tree.map(lambda x: np.array(np.asarray(x.addressable_shards[0].data)[0]), tree)
 
 
 def prefetch(batches: Iterable[Any]) -> Iterator[Any]:
@@ -67,4 +67,4 @@ def prefetch(batches: Iterable[Any]) -> Iterator[Any]:
     def split(batch: Any) -> Any:
         return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
 
-    return jax_utils.prefetch_to_device(map(split, batches), size=2)
+    return jax_utils.prefetch_to_device(map(split, batches), size=2, axis_name=AXIS)

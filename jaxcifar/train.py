@@ -1,7 +1,6 @@
 """The training loop, to be read from top to bottom."""
 
 import dataclasses
-from functools import reduce
 from pathlib import Path
 
 import jax
@@ -9,16 +8,14 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from jaxcifar import metrics, parallel
-from jaxcifar.checkpoint import Checkpoints, Progress
+from jaxcifar.checkpoint import Checkpoints, Restored
 from jaxcifar.config import Durations, durations, validate
 from jaxcifar.data import datasets, tf_pipeline
 from jaxcifar.data.datasets import Split
-from jaxcifar.evaluate import evaluate
+from jaxcifar.evaluate import Results, evaluate
 from jaxcifar.manifest import check_config, record_start
 from jaxcifar.steps import Program, TrainState, create_program
-from jaxcifar.writers import Throughput, Writers
-
-Results = dict[str, dict[str, float]]
+from jaxcifar.writers import Throughput, Writers, describe
 
 
 def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = False) -> Results:
@@ -33,7 +30,7 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
       accept_config_change: go on even if the run was started with another config.
 
     Returns:
-      The last metrics of each split that was evaluated; none if the run was at its end already.
+      The metrics of each split but the training split at the last step.
 
     Raises:
       InputError: if the config cannot be meant, is not that of the run, or has no data.
@@ -49,30 +46,32 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
     splits = datasets.load(config.dataset)
     length = durations(config, splits["train"].size)
     program = create_program(config, info, length)
-    state = program.create_state()
-    headline = _headline(config, splits, state, length)
 
     workdir.mkdir(parents=True, exist_ok=True)
     with Checkpoints(workdir / "checkpoints", keep_every=length.keep_every) as checkpoints:
-        first_step, state, progress = checkpoints.restore_latest(state)
+        start = checkpoints.restore_latest(program.create_state)
         if is_first_process:
-            overview = parameter_overview.get_parameter_overview(state.params)
+            overview = parameter_overview.get_parameter_overview(start.state.params)
             (workdir / "parameters.txt").write_text(overview + "\n")
-            record_start(workdir, config, first_step)
+            record_start(workdir, config, start.step)
         with Writers(
             workdir,
-            first_step=first_step,
+            first_step=start.step,
             num_steps=length.num_steps,
             steps_per_epoch=length.steps_per_epoch,
             tensorboard=config.log.tensorboard,
             active=is_first_process,
         ) as writers:
-            writers.line(headline)
-            if first_step:
-                writers.line(f"going on from step {first_step:,}, saved in {workdir}")
-            return _loop(
-                config, length, program, splits, state, first_step, progress, checkpoints, writers
-            )
+            writers.line(_headline(config, splits, start.state, length))
+            if start.step:
+                writers.line(f"going on from step {start.step:,}, saved in {workdir}")
+            results = _loop(config, length, program, splits, start, checkpoints, writers)
+            for name, scalars in results.items():
+                writers.line(f"done: {name} {describe(scalars)}")
+            writers.line(f"{workdir} has checkpoints/, metrics.csv, parameters.txt, manifest.json")
+            if config.log.tensorboard:
+                writers.line(f"curves: tensorboard --logdir {workdir}")
+    return results
 
 
 def _loop(
@@ -80,61 +79,57 @@ def _loop(
     length: Durations,
     program: Program,
     splits: dict[str, Split],
-    state: TrainState,
-    first_step: int,
-    progress: Progress,
+    start: Restored,
     checkpoints: Checkpoints,
     writers: Writers,
 ) -> Results:
-    batch_size = config.train.batch_size
+    train_step = parallel.map_train_step(program.train_step)
+    eval_step = parallel.map_eval_step(program.eval_step)
+    state, progress = parallel.replicate(start.state), start.progress
     batches = tf_pipeline.train_batches(
         splits["train"],
         config.augment,
-        batch_size=batch_size,
+        batch_size=config.train.batch_size,
         seed=config.train.seed,
-        first_step=first_step,
+        first_step=start.step,
         num_steps=length.num_steps,
         process=jax.process_index(),
         num_processes=jax.process_count(),
     )
-    train_step = parallel.map_train_step(program.train_step)
-    eval_step = parallel.map_eval_step(program.eval_step)
-    state = parallel.replicate(state)
-    in_flight, results, throughput = [], {}, Throughput()
+    in_flight, throughput = [], Throughput()
 
-    for step, batch in enumerate(parallel.prefetch(batches), first_step + 1):
+    for step, batch in enumerate(parallel.prefetch(batches), start.step + 1):
         state, sums = train_step(state, batch)
         in_flight.append(sums)
         writers.step(step)
 
-        compiled = step == first_step + 1
         last = step == length.num_steps
         log = last or step % config.log.every_steps == 0
         evaluation = last or step % length.eval_every == 0
         save = last or step % length.checkpoint_every == 0
-        save = save or (length.keep_every and step % length.keep_every == 0)
-        if not (compiled or log or evaluation or save):
+        save = save or (length.keep_every > 0 and step % length.keep_every == 0)
+        compiled = step == start.step + 1
+        if not (log or evaluation or save or compiled):
             continue
 
-        total = reduce(metrics.add, parallel.fetch(in_flight), progress.train_sums)
-        progress = dataclasses.replace(progress, train_sums=total)
-        throughput.stop(len(in_flight) * batch_size)
+        progress = progress.add(parallel.fetch(in_flight))
+        throughput.stop(len(in_flight) * config.train.batch_size)
         in_flight = []
 
         if log:
-            scalars = metrics.summarize(total)
+            scalars = metrics.summarize(progress.train_sums)
             scalars["learning_rate"] = float(program.learning_rate(step - 1))
             seconds_left = None
             if rate := throughput.rate():
                 scalars["images_per_second"] = rate
-                seconds_left = (length.num_steps - step) * batch_size / rate
+                seconds_left = (length.num_steps - step) * config.train.batch_size / rate
             writers.train(step, scalars, seconds_left)
             progress = dataclasses.replace(progress, train_sums={})
 
         if evaluation:
-            for name in splits.keys() - {"train"}:
-                results[name] = evaluate(eval_step, state, splits[name], config.eval.batch_size)
-                writers.evaluation(step, name, results[name])
+            results = evaluate(eval_step, state, splits, config.eval.batch_size)
+            for name, scalars in results.items():
+                writers.evaluation(step, name, scalars)
             accuracy = results.get("validation", {}).get("accuracy", -1.0)
             if accuracy > progress.best_accuracy:
                 progress = dataclasses.replace(progress, best_step=step, best_accuracy=accuracy)
@@ -143,7 +138,10 @@ def _loop(
         if save:
             checkpoints.save(step, parallel.fetch(state), progress)
         throughput.start()
-    return results
+
+    if start.step < length.num_steps:
+        return results
+    return evaluate(eval_step, state, splits, config.eval.batch_size)
 
 
 def _headline(

@@ -144,7 +144,7 @@ class _Csv:
                 "step": step,
                 "epoch": f"{epoch:.4f}",
                 "split": split,
-                **{name: f"{value:.9g}" for name, value in scalars.items()},
+                **{name: f"{value:.7g}" for name, value in scalars.items()},
                 "time": now.isoformat(timespec="milliseconds"),
             }
         )

@@ -187,7 +187,7 @@ def _read_binary(members: _Members, fmt: BinaryFormat) -> dict[str, bytes] | Non
 
 
 def _read_python(members: _Members, fmt: BinaryFormat) -> dict[str, bytes] | None:
-    if fmt is CIFAR10:
+    if fmt.name == "cifar10":
         label_keys, meta, name_keys = ["labels"], "batches.meta", ["label_names"]
     else:
         label_keys, meta = ["coarse_labels", "fine_labels"], "meta"
@@ -218,7 +218,7 @@ def _read_python(members: _Members, fmt: BinaryFormat) -> dict[str, bytes] | Non
 
 
 def _read_sheets(members: _Members, fmt: BinaryFormat) -> dict[str, bytes] | None:
-    if fmt is not CIFAR10:
+    if fmt.name != "cifar10":
         return None
     # "lables" is the package's own spelling.
     sheets = [name.replace(".bin", ".png") for name in fmt.records]

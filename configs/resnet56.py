@@ -1,0 +1,35 @@
+"""ResNet-56 on CIFAR-10, 0.85 million parameters: He et al. 2015, section 4.2.
+
+    python -m jaxcifar.main --config configs/resnet56.py
+
+Expected: 93.03 % test accuracy at the last step (the paper's table 6); a public PyTorch
+re-run has 93.39 % at its best epoch (akamaster/pytorch_resnet_cifar10). Time: TIME
+
+The paper trains on 45,000 images to choose the recipe and on all 50,000 for the results; so does
+`--config.dataset.validation_size=5000`.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxcifar.config import default
+
+
+def get_config() -> ConfigDict:
+    """Returns the recipe."""
+    config = default()
+    config.dataset.name = "cifar10"
+    config.augment.crop_padding = 4
+    config.augment.horizontal_flip = True
+    config.model.name = "resnet56"
+    config.model.shortcut = "A"
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.weight_decay_on = "all"
+    config.schedule.name = "multistep"
+    config.schedule.milestones_steps = (32_000, 48_000)
+    config.schedule.gamma = 0.1
+    config.train.num_steps = 64_000
+    config.train.batch_size = 128
+    return config
