@@ -2,8 +2,9 @@
 
     python -m jaxcifar.main --config configs/resnet110.py
 
-Expected: 93.57 % test accuracy at the last step (best of 5 runs; their mean is 93.39) (the paper's table 6); a public PyTorch
-re-run has 93.68 % at its best epoch (akamaster/pytorch_resnet_cifar10). Time: TIME
+Expected: 93.57 % test accuracy at the last step, the best of five runs, whose mean is 93.39 % (the
+paper's table 6); a public PyTorch re-run has 93.68 % at its best epoch
+(akamaster/pytorch_resnet_cifar10). Time: TIME
 
 The paper trains on 45,000 images to choose the recipe and on all 50,000 for the results; so does
 `--config.dataset.validation_size=5000`.

@@ -36,7 +36,7 @@ def parse(argv: list[str]) -> list[str]:
             flags.FLAGS.verbosity = -1  # warnings alone, or absl shows all that Orbax logs
         if rest:
             raise InputError(f"unexpected argument {rest[0]!r}")
-        _CONFIG.value  # noqa: B018  (a recipe that cannot be read raises here)
+        _CONFIG.value.lock()  # raises if the recipe could not be read
     except Exception as error:  # a recipe may raise anything
         if "--debug" in argv:
             raise

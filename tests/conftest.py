@@ -1,0 +1,55 @@
+"""Two fake devices, and the data and processes that several tests need."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Before JAX starts. More threads than cores, or the fake devices' collectives can hang.
+_FLAGS = "--xla_force_host_platform_device_count=2"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
+os.environ.setdefault("NPROC", "16")
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def cifar_archives() -> Path:
+    """A directory with the files of the official binary archives, or a skipped test."""
+    path = os.environ.get("JAXCIFAR_TEST_DATA")
+    if not path:
+        pytest.skip("set JAXCIFAR_TEST_DATA to a directory with the unpacked binary CIFAR archives")
+    return Path(path)
+
+
+@pytest.fixture
+def start_main():
+    """Starts `python -m jaxcifar.main` with arguments, in a process of its own, on one device."""
+
+    def start(*arguments: str) -> subprocess.Popen:
+        env = {**os.environ, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace(_FLAGS, "")}
+        return subprocess.Popen(
+            [sys.executable, "-m", "jaxcifar.main", *arguments],
+            cwd=REPOSITORY,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture
+def run_main(start_main):
+    """Runs `python -m jaxcifar.main` to its end; returns exit code, stdout and stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        process = start_main(*arguments)
+        out, err = process.communicate(timeout=300)
+        return process.returncode, out, err
+
+    return run

@@ -1,0 +1,169 @@
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from jaxcifar import config as config_module
+from jaxcifar.config import default, durations, validate
+from jaxcifar.errors import InputError
+
+from .conftest import REPOSITORY
+
+RECIPES = sorted((REPOSITORY / "configs").glob("*.py"))
+
+
+def recipe(path):
+    return runpy.run_path(str(path))["get_config"]()
+
+
+def changed(**fields):
+    """A valid config with fields changed, given as section__field=value."""
+    config = default()
+    config.train.num_steps = 100
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
+    return config
+
+
+def test_default_needs_only_a_length():
+    with pytest.raises(InputError, match="train.num_steps or train.num_epochs"):
+        validate(default())
+    validate(changed())
+
+
+def test_every_field_has_a_comment():
+    source = Path(config_module.__file__).read_text()
+    fields = re.findall(r"^    config\.(\w+)\.(\w+) = (.*)$", source, re.MULTILINE)
+    assert {f"{s}.{f}" for s, f, _ in fields} == {
+        f"{s}.{f}" for s, fs in default().items() for f in fs
+    }
+    assert [f"{s}.{f}" for s, f, rest in fields if not re.search(r"  # [-\w]", rest)] == []
+
+
+def test_a_misspelt_field_is_refused_by_the_lock():
+    with pytest.raises(AttributeError, match="learning_rate"):
+        default().optimizer.learning_rat = 0.1
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"dataset__name": "cifar11"}, "dataset.name 'cifar11'. Did you mean 'cifar10'"),
+        ({"dataset__validation_size": -1}, "dataset.validation_size = -1: allowed is 0 or more"),
+        ({"dataset__validation_size": 50_000}, "dataset.validation_size = 50000"),
+        ({"dataset__validation_seed": 1}, "validation_seed = 1 has no effect"),
+        ({"dataset__name": "digits", "dataset__data_dir": "x"}, "data_dir = 'x' has no effect"),
+        ({"augment__crop_padding": -1}, "augment.crop_padding"),
+        ({"model__name": "resnet21"}, "model.name 'resnet21'. Did you mean"),
+        ({"model__shortcut": "C"}, "model.shortcut = 'C': allowed is one of A, B"),
+        ({"optimizer__name": "sdg"}, "optimizer.name = 'sdg'"),
+        ({"optimizer__learning_rate": 0.0}, "learning_rate = 0.0: allowed is above 0"),
+        ({"optimizer__learning_rate": float("inf")}, "learning_rate = inf"),
+        ({"optimizer__learning_rate": float("nan")}, "learning_rate = nan"),
+        ({"optimizer__momentum": 1.0}, "momentum = 1.0: allowed is from 0 to below 1"),
+        (
+            {"optimizer__nesterov": True, "optimizer__momentum": 0.0},
+            "nesterov = True has no effect",
+        ),
+        ({"optimizer__weight_decay": -1e-4}, "optimizer.weight_decay"),
+        ({"optimizer__weight_decay_on": "biases"}, "weight_decay_on = 'biases'"),
+        (
+            {"optimizer__weight_decay_on": "kernels", "optimizer__weight_decay": 0.0},
+            "weight_decay_on = 'kernels' has no effect",
+        ),
+        ({"schedule__name": "cosin"}, "schedule.name = 'cosin'"),
+        ({"schedule__name": "multistep"}, "needs schedule.milestones_steps"),
+        ({"schedule__milestones_steps": (50,)}, "milestones_steps = (50,) has no effect"),
+        ({"schedule__gamma": 0.2}, "schedule.gamma = 0.2 has no effect"),
+        ({"schedule__name": "multistep", "schedule__gamma": 0.0}, "schedule.gamma = 0.0"),
+        ({"schedule__name": "multistep", "schedule__milestones_steps": (50, 20)}, "increasing"),
+        ({"schedule__name": "multistep", "schedule__milestones_steps": (1.5,)}, "increasing"),
+        ({"schedule__name": "multistep", "schedule__milestones_steps": (100,)}, "step 100 must"),
+        (
+            {
+                "schedule__name": "multistep",
+                "schedule__milestones_steps": (50,),
+                "schedule__milestones_epochs": (0.1,),
+            },
+            "are both set",
+        ),
+        ({"schedule__warmup_steps": 100}, "schedule.warmup_steps or _epochs: step 100 must"),
+        ({"schedule__warmup_learning_rate": 0.01}, "warmup_learning_rate = 0.01 has no effect"),
+        ({"schedule__warmup_shape": "constant"}, "warmup_shape = 'constant' has no effect"),
+        ({"train__num_epochs": 1.0}, "train.num_steps = 100 and train.num_epochs = 1.0 are both"),
+        ({"train__num_steps": -5}, "train.num_steps = -5"),
+        ({"train__batch_size": 0}, "train.batch_size = 0: allowed is 1 or more"),
+        ({"train__precision": "float16"}, "train.precision = 'float16'"),
+        ({"train__seed": -1}, "train.seed = -1"),
+        ({"eval__batch_size": 0}, "eval.batch_size"),
+        ({"eval__checkpoint": "newest"}, "eval.checkpoint = 'newest'"),
+        ({"eval__every_steps": 5, "eval__every_epochs": 1.0}, "are both set"),
+        ({"checkpoint__every_epochs": -1.0}, "checkpoint.every_epochs"),
+        ({"log__every_steps": 0}, "log.every_steps = 0"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_name(fields, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        validate(changed(**fields))
+
+
+def test_fields_and_sections_of_foreign_configs_are_refused():
+    config = changed().unlock()
+    config.train.momentun = 0.9
+    with pytest.raises(InputError, match="unknown config field train.momentun"):
+        validate(config)
+    del config.train["momentun"]
+    config.optimiser = config.optimizer
+    with pytest.raises(InputError, match="unknown config section 'optimiser'"):
+        validate(config)
+
+
+def test_epochs_become_steps():
+    config = changed(
+        train__num_steps=0,
+        train__num_epochs=205.0,
+        schedule__name="multistep",
+        schedule__milestones_epochs=(102, 154),
+        schedule__warmup_epochs=0.5,
+        checkpoint__every_steps=1000,
+        checkpoint__keep_every_epochs=10.0,
+    )
+    result = durations(config, 50_000)  # 390.625 steps an epoch
+    assert result.num_steps == 80_078
+    assert result.milestones == (39_844, 60_156)
+    assert result.warmup_steps == 195
+    assert result.eval_every == 391
+    assert result.checkpoint_every == 1000
+    assert result.keep_every == 3906
+
+
+def test_a_tiny_share_of_an_epoch_is_a_step():
+    config = changed(train__num_steps=0, train__num_epochs=1e-6)
+    assert durations(config, 50_000).num_steps == 1
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_are_valid_and_say_how_to_run_them(path):
+    config = recipe(path)
+    validate(config)
+    assert f"python -m jaxcifar.main --config configs/{path.name}" in path.read_text()
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
+def test_he_et_al_2015_section_4_2(depth):
+    config = recipe(REPOSITORY / "configs" / f"resnet{depth}.py")
+    assert config.model.name == f"resnet{depth}"
+    assert (config.dataset.name, config.model.shortcut) == ("cifar10", "A")
+    assert (config.train.batch_size, config.train.num_steps) == (128, 64_000)
+    assert (config.optimizer.name, config.optimizer.learning_rate) == ("sgd", 0.1)
+    assert (config.optimizer.momentum, config.optimizer.weight_decay) == (0.9, 1e-4)
+    assert not config.optimizer.nesterov
+    assert (config.schedule.milestones_steps, config.schedule.gamma) == ((32_000, 48_000), 0.1)
+    assert (config.augment.crop_padding, config.augment.horizontal_flip) == (4, True)
+    warmup = (400, 0.01, "constant") if depth == 110 else (0, 0.0, "linear")
+    schedule = config.schedule
+    assert (
+        schedule.warmup_steps,
+        schedule.warmup_learning_rate,
+        schedule.warmup_shape,
+    ) == warmup

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+from jaxcifar.config import default
+from jaxcifar.data import datasets
+from jaxcifar.data.datasets import Split, hold_out
+from jaxcifar.errors import InputError
+
+
+def section(**fields):
+    config = default().dataset
+    config.update(fields)
+    return config
+
+
+@pytest.mark.parametrize("name", ["digits", "fake"])
+def test_splits_are_as_the_facts_say(name):
+    facts, splits = datasets.info(name), datasets.load(section(name=name))
+    assert list(splits) == ["train", "test"]
+    for split, size in ((splits["train"], facts.train_size), (splits["test"], facts.test_size)):
+        assert split.size == size
+        assert split.images.shape == (size, *facts.image_shape)
+        assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int32)
+        assert set(split.labels) == set(range(facts.num_classes))
+
+
+def test_digits_are_scikit_learns_split_in_five():
+    from sklearn.datasets import load_digits
+
+    splits = datasets.load(section(name="digits"))
+    images = np.concatenate([splits["train"].images, splits["test"].images])[..., 0]
+    source = load_digits().images
+    assert sorted(map(bytes, images)) == sorted(
+        map(bytes, np.round(source * 255 / 16).astype("u1"))
+    )
+    assert splits["test"].size / len(source) == pytest.approx(0.2, abs=1e-3)
+    pixels = splits["train"].images / 255
+    facts = datasets.info("digits")
+    assert pixels.mean() == pytest.approx(facts.mean[0], abs=2e-3)
+    assert pixels.std() == pytest.approx(facts.std[0], abs=2e-3)
+
+
+@pytest.mark.parametrize("size", [10, 77, 500])
+def test_held_out_examples_are_stratified(size):
+    labels = np.repeat(np.arange(5, dtype=np.int32), [100, 200, 300, 150, 250])
+    labels = labels[np.random.RandomState(1).permutation(1000)]
+    images = np.arange(1000)[:, None, None, None]
+    train, validation = hold_out(Split(images, labels), size, seed=0)
+    assert (train.size, validation.size) == (1000 - size, size)
+    ids = np.concatenate([train.images.ravel(), validation.images.ravel()])
+    assert sorted(ids) == list(range(1000))
+    for part in (train, validation):
+        assert list(part.images.ravel()) == sorted(part.images.ravel())
+        np.testing.assert_array_equal(labels[part.images.ravel()], part.labels)
+    shares = np.bincount(labels) * size / 1000
+    assert np.all(np.abs(np.bincount(validation.labels, minlength=5) - shares) < 1)
+
+
+def test_the_held_out_examples_follow_from_the_seed_alone():
+    labels = np.arange(60, dtype=np.int32) % 3
+    whole = Split(np.arange(60)[:, None, None, None], labels)
+    # Written down once: a change here changes every result on a validation split.
+    assert hold_out(whole, 9, seed=0)[1].images.ravel().tolist() == GOLDEN
+    assert hold_out(whole, 9, seed=1)[1].images.ravel().tolist() != GOLDEN
+
+
+GOLDEN = [26, 28, 30, 33, 34, 35, 42, 58, 59]
+
+
+def test_validation_images_leave_the_training_split():
+    whole = datasets.load(section(name="digits"))
+    parts = datasets.load(section(name="digits", validation_size=200, validation_seed=3))
+    assert list(parts) == ["train", "validation", "test"]
+    images = np.concatenate([parts["train"].images, parts["validation"].images])
+    assert sorted(map(bytes, images)) == sorted(map(bytes, whole["train"].images))
+    np.testing.assert_array_equal(parts["test"].images, whole["test"].images)
+
+
+def test_missing_data_is_explained(tmp_path, monkeypatch):
+    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")  # nothing listens: no network
+    with pytest.raises(InputError) as caught:
+        datasets.load(section(name="cifar10", data_dir=str(tmp_path)))
+    message = str(caught.value)
+    assert str(tmp_path / "cifar10") in message
+    assert "network" in message and "scripts/prepare_data.py" in message
+    assert "dataset.data_dir" in message
+    assert len(message.splitlines()) < 8
+
+
+@pytest.mark.parametrize("name, per_class", [("cifar10", 5000), ("cifar100", 500)])
+def test_statistics_of_the_real_images(cifar_archives, name, per_class):
+    folder, labels = {
+        "cifar10": ("cifar-10-batches-bin/data_batch_*.bin", 1),
+        "cifar100": ("cifar-100-binary/train.bin", 2),
+    }[name]
+    records = np.concatenate(
+        [np.fromfile(p, np.uint8).reshape(-1, labels + 3072) for p in cifar_archives.glob(folder)]
+    )
+    pixels = records[:, labels:].reshape(-1, 3, 1024).transpose(1, 0, 2).reshape(3, -1)
+    facts = datasets.info(name)
+    assert len(records) == facts.train_size
+    assert set(np.bincount(records[:, labels - 1])) == {per_class}
+    for channel, mean, std in zip(pixels, facts.mean, facts.std, strict=True):
+        histogram = np.bincount(channel, minlength=256)
+        levels = np.arange(256) / 255
+        measured = np.average(levels, weights=histogram)
+        deviation = np.sqrt(np.average((levels - measured) ** 2, weights=histogram))
+        assert measured == pytest.approx(mean, abs=6e-5)
+        assert deviation == pytest.approx(std, abs=6e-5)

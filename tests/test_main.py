@@ -1,0 +1,71 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import jaxcifar.main
+
+from .conftest import REPOSITORY
+
+
+def test_help_is_quick_and_imports_no_framework():
+    program = (
+        "import runpy, sys; sys.argv = ['main', '--help']\n"
+        "try: runpy.run_module('jaxcifar.main', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print('imported:', [m for m in ('tensorflow', 'jax', 'clu') if m in sys.modules])"
+    )
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert time.perf_counter() - start < 3
+    assert "imported: []" in done.stdout, done.stderr
+    for flag in ("--config", "--workdir", "--mode", "accept_config_change", "debug"):
+        assert flag in done.stdout
+
+
+def test_main_stays_short():
+    assert len(Path(jaxcifar.main.__file__).read_text().splitlines()) < 70
+
+
+QUICKSTART = "--config=configs/quickstart.py"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "--config"),
+        (["--config=configs/resnet57.py"], "configs/resnet57.py"),
+        ([QUICKSTART, "--config.optimizer.learning_rat=1"], 'Did you mean "learning_rate"'),
+        ([QUICKSTART, "--config.optimiser.learning_rate=1"], 'Did you mean "optimizer"'),
+        ([QUICKSTART, "--config.train.batch_size=many"], "--config.train.batch_size=many"),
+        ([QUICKSTART, "--config.train.batch_size=1.5"], "--config.train.batch_size=1.5"),
+        ([QUICKSTART, "--mode=trian"], "--mode=trian"),
+        ([QUICKSTART, "--wordir=x"], "wordir"),
+        ([QUICKSTART, "evaluate"], "unexpected argument 'evaluate'"),
+    ],
+)
+def test_a_bad_command_line_is_explained_in_a_screen(run_main, arguments, message):
+    code, out, err = run_main(*arguments)
+    assert code != 0
+    assert message in err
+    assert "Traceback" not in err and len(err.splitlines()) < 12, err
+    assert not out
+
+
+def test_a_bad_config_leaves_nothing_behind(run_main, tmp_path):
+    code, _, err = run_main(
+        QUICKSTART, f"--workdir={tmp_path / 'run'}", "--config.schedule.gamma=0"
+    )
+    assert code != 0
+    assert "error: schedule.gamma = 0.0: allowed is above 0 and below 1" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_debug_shows_the_traceback(run_main):
+    _, _, err = run_main(QUICKSTART, "--config.schedule.gamma=0", "--debug")
+    assert "Traceback" in err and "schedule.gamma" in err

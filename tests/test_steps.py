@@ -1,0 +1,163 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from jaxcifar import models, parallel
+from jaxcifar.config import default, durations, validate
+from jaxcifar.data import augment, datasets
+from jaxcifar.data.tf_pipeline import train_batches
+from jaxcifar.steps import create_program, create_state, train_step
+
+
+class Linear(nn.Module):
+    """Logits that are linear in the pixels: its gradient is known in closed form."""
+
+    @nn.compact
+    def __call__(self, images, train):
+        return nn.Dense(3, kernel_init=nn.initializers.normal(0.1))(images.reshape(len(images), -1))
+
+
+def batch(size=8, shape=(4, 4, 3), classes=3, seed=0):
+    random = np.random.RandomState(seed)
+    return {
+        "image": random.randint(0, 256, (size, *shape), np.uint8),
+        "label": random.randint(0, classes, size, np.int32),
+        "mask": np.ones(size, bool),
+    }
+
+
+def test_normalized_images_have_mean_zero_and_deviation_one():
+    images = np.random.RandomState(0).randint(0, 256, (64, 8, 8, 3), np.uint8)
+    pixels = images.reshape(-1, 3) / 255
+    result = augment.normalize(jnp.array(images), tuple(pixels.mean(0)), tuple(pixels.std(0)))
+    assert result.dtype == jnp.float32
+    np.testing.assert_allclose(result.mean((0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(result.std((0, 1, 2)), 1, rtol=1e-5)
+    by_hand = (images[5, 2, 3] / 255 - pixels.mean(0)) / pixels.std(0)
+    np.testing.assert_allclose(result[5, 2, 3], by_hand, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_is_gradient_descent_on_the_mean_cross_entropy():
+    model, optimizer = Linear(), optax.sgd(0.5)
+    preprocess = partial(augment.normalize, mean=(0.5,) * 3, std=(0.25,) * 3)
+    state = create_state(model, optimizer, (4, 4, 3), seed=0)
+    data = batch()
+    step = jax.pmap(
+        partial(train_step, model=model, optimizer=optimizer, preprocess=preprocess, axis_name="b"),
+        axis_name="b",
+    )
+    devices = jax.device_count()
+    assert devices == 2
+    after, sums = step(
+        jax.tree.map(lambda x: jnp.stack([x] * devices), state),
+        jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), data),
+    )
+
+    x = ((data["image"] / 255 - 0.5) / 0.25).reshape(8, -1)
+    kernel = np.array(state.params["Dense_0"]["kernel"], np.float64)
+    logits = x @ kernel
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    targets = np.eye(3)[data["label"]]
+    expected = kernel - 0.5 * x.T @ (probabilities - targets) / 8
+    for device in range(devices):
+        np.testing.assert_allclose(
+            after.params["Dense_0"]["kernel"][device], expected, rtol=1e-4, atol=1e-6
+        )
+        assert float(sums["count"][device]) == 8
+        assert float(sums["loss"][device]) == pytest.approx(
+            -np.log(probabilities[range(8), data["label"]]).sum(), rel=1e-5
+        )
+        assert float(sums["correct"][device]) == (logits.argmax(1) == data["label"]).sum()
+        assert int(after.step[device]) == 1
+
+
+def program(**fields):
+    config = default()
+    config.dataset.name = "digits"
+    config.model.name = "resnet8"
+    config.train.num_steps = 20
+    config.train.batch_size = 32
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
+    validate(config)
+    info = datasets.info("digits")
+    return config, create_program(config, info, durations(config, info.train_size))
+
+
+def run(built, devices, steps=4):
+    """The state and the losses after some steps on the first `devices` devices."""
+    config, built = built
+    split = datasets.load(config.dataset)["train"]
+    step = jax.pmap(built.train_step, axis_name=parallel.AXIS, devices=jax.devices()[:devices])
+    state = jax.tree.map(lambda x: jnp.stack([x] * devices), built.create_state())
+    losses = []
+    for data in train_batches(
+        split, config.augment, batch_size=32, seed=0, first_step=0, num_steps=steps
+    ):
+        shares = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), data)
+        state, sums = step(state, shares)
+        losses.append(float(sums["loss"][0]) / 32)
+    return jax.tree.map(lambda x: np.array(x[0]), state), losses
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return run(program(), devices=1)
+
+
+def test_sync_batch_norm_makes_two_devices_equal_to_one(one_device):
+    state, losses = run(program(model__sync_batch_norm=True), devices=2)
+    np.testing.assert_allclose(losses, one_device[1], rtol=1e-3)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-2, atol=2e-3),
+        state.params,
+        one_device[0].params,
+    )
+
+
+def test_without_it_statistics_are_per_device_and_then_averaged(one_device):
+    _, losses = run(program(), devices=2)
+    assert losses[0] != pytest.approx(one_device[1][0], rel=1e-5)
+    np.testing.assert_allclose(losses[0], one_device[1][0], rtol=0.2)
+
+
+def test_the_same_seed_gives_the_same_bits(one_device):
+    state, losses = run(program(), devices=1)
+    assert losses == one_device[1]
+    jax.tree.map(np.testing.assert_array_equal, state, one_device[0])
+
+
+def test_another_seed_gives_another_network():
+    one = program()[1].create_state().params
+    other = program(train__seed=1)[1].create_state().params
+    assert not np.array_equal(one["conv"]["kernel"], other["conv"]["kernel"])
+
+
+def test_bfloat16_follows_float32(one_device):
+    state, losses = run(program(train__precision="bfloat16"), devices=1)
+    np.testing.assert_allclose(losses, one_device[1], rtol=0.1)
+    assert losses != one_device[1]
+    floats = {x.dtype for x in jax.tree.leaves(state) if x.dtype != np.int32}
+    assert floats == {np.dtype("float32")}
+
+
+def test_the_old_state_is_donated():
+    config, built = program()
+    split = datasets.load(config.dataset)["train"]
+    batches = parallel.prefetch(
+        train_batches(split, config.augment, batch_size=32, seed=0, first_step=0, num_steps=1)
+    )
+    before = parallel.replicate(built.create_state())
+    after, _ = parallel.map_train_step(built.train_step)(before, next(batches))
+    assert all(x.is_deleted() for x in jax.tree.leaves(before))
+    assert int(parallel.fetch(after).step) == 1
+
+
+def test_the_model_gets_the_configs_fields():
+    state = program(model__shortcut="B")[1].create_state()
+    assert "conv_shortcut" in state.params["stage2_block1"]
+    assert models.names()
