@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 from jaxcifar.runtime import import_tensorflow
 
@@ -27,8 +29,8 @@ _COLUMNS = (
 class Writers:
     """All of them together: `metrics.csv`, TensorBoard events and the terminal.
 
-    On a terminal a bar stands below the lines that are printed; elsewhere the bar's text becomes
-    plain lines. A context manager.
+    On a terminal the training metrics and a bar stand below the lines that are printed; elsewhere
+    the metrics become plain lines. A context manager.
     """
 
     def __init__(
@@ -62,22 +64,20 @@ class Writers:
 
             self._events = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(workdir)))
         self._console = Console(quiet=not active, soft_wrap=True, highlight=False)
+        self._status = Text("compiling")
         self._bar = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=20),
-            TextColumn("{task.description}"),
-            console=self._console,
-            disable=not self._console.is_terminal,
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}")
         )
-        self._task = self._bar.add_task("compiling", completed=first_step, total=num_steps)
+        self._task = self._bar.add_task("", completed=first_step, total=num_steps)
+        self._live = Live(Group(self._status, self._bar), console=self._console)
 
     def __enter__(self) -> "Writers":
-        self._bar.start()
+        if self._console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._bar.stop()
+        self._live.stop()
         if self._csv:
             self._csv.close()
         if self._events:
@@ -95,12 +95,12 @@ class Writers:
         """Writes the training split's scalars after `step` updates, and shows the time left."""
         self._write(step, "train", scalars)
         text = f"epoch {step / self._steps_per_epoch:.2f}  {describe(scalars)}"
-        if seconds_left is not None:
-            text += f"  {duration(seconds_left)} left"
+        left = "" if seconds_left is None else f"{duration(seconds_left)} left"
         if self._console.is_terminal:
-            self._bar.update(self._task, description=text)
+            self._status.plain = text
+            self._bar.update(self._task, description=left)
         else:
-            self.line(f"step {step:,}/{self._num_steps:,}  {text}")
+            self.line(f"step {step:,}/{self._num_steps:,}  {text}  {left}".rstrip())
 
     def evaluation(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
         """Writes and prints the scalars of a whole split after `step` updates."""

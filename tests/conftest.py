@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ _FLAGS = "--xla_force_host_platform_device_count=2"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
 os.environ.setdefault("NPROC", "16")
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Tests and the processes they start compile the same programs again and again.
+_CACHE = tempfile.TemporaryDirectory(prefix="jaxcifar_test_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -1,5 +1,3 @@
-from functools import partial
-
 import numpy as np
 import pytest
 
@@ -12,18 +10,17 @@ from jaxcifar.steps import create_program
 
 @pytest.fixture(scope="module")
 def trained():
-    """A network, its logits on all of the fake test images by plain apply, and the split."""
+    """A program, its state and the fake data."""
     config = default()
     config.dataset.name, config.model.name, config.train.num_steps = "fake", "resnet8", 1
     info = datasets.info("fake")
     program = create_program(config, info, durations(config, info.train_size))
-    return program, datasets.load(config.dataset)
+    return program, program.create_state(), datasets.load(config.dataset)
 
 
 @pytest.mark.parametrize("batch_size", [1000, 130, 64, 33])
 def test_every_example_counts_once_for_any_batch_size(trained, batch_size):
-    program, splits = trained
-    state = program.create_state()
+    program, state, splits = trained
     keywords = program.eval_step.keywords
     logits = np.asarray(
         keywords["model"].apply(
@@ -37,7 +34,7 @@ def test_every_example_counts_once_for_any_batch_size(trained, batch_size):
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(130), labels]
 
     results = evaluate(
-        parallel.map_eval_step(partial(program.eval_step)),
+        parallel.map_eval_step(program.eval_step),
         parallel.replicate(state),
         splits,
         batch_size,

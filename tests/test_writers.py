@@ -90,6 +90,7 @@ def test_other_processes_write_and_show_nothing(tmp_path, capsys):
 
 def test_tensorboard_has_the_same_scalars(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
 
     with open_writers(tmp_path, tensorboard=True) as out:
         out.train(10, TRAIN, None)
@@ -97,7 +98,7 @@ def test_tensorboard_has_the_same_scalars(tmp_path):
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     found = {
-        tag: [(e.step, float(e.tensor_proto.float_val[0])) for e in events.Tensors(tag)]
+        tag: [(e.step, float(make_ndarray(e.tensor_proto))) for e in events.Tensors(tag)]
         for tag in events.Tags()["tensors"]
     }
     assert found["train/loss"] == [(10, 1.25)]
