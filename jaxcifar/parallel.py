@@ -3,6 +3,7 @@
 Elsewhere a step is written for one device, and a batch is one process's share.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -18,11 +19,29 @@ AXIS = "batch"
 def start(distributed: bool) -> None:
     """Joins the run's other processes, if it has any; call before anything else touches JAX.
 
-    The cluster's scheduler, or the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID, say who they are.
+    Who they are is known from the scheduler, as `jax.distributed` finds it, or from the environment
+    variables JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES, JAX_PROCESS_ID.
+
+    Raises:
+      InputError: if neither says.
     """
-    if distributed and not jax.distributed.is_initialized():
-        jax.distributed.initialize()
+    if not distributed or jax.distributed.is_initialized():
+        return
+    given = {
+        argument: int(os.environ[variable])
+        for argument, variable in (
+            ("num_processes", "JAX_NUM_PROCESSES"),
+            ("process_id", "JAX_PROCESS_ID"),
+        )
+        if variable in os.environ
+    }
+    try:
+        jax.distributed.initialize(**given)
+    except ValueError as error:
+        raise InputError(
+            f"train.distributed = True: {error} Start under a scheduler that jax.distributed "
+            "knows, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."
+        ) from error
 
 
 def check_batch_size(field: str, batch_size: int) -> None:

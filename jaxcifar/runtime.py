@@ -1,9 +1,11 @@
 """What must be set before a library starts."""
 
 import os
+from functools import cache
 from types import ModuleType
 
 
+@cache
 def import_tensorflow() -> ModuleType:
     """Returns TensorFlow, kept quiet and off the GPUs; the first call takes some ten seconds.
 

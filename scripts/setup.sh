@@ -14,4 +14,4 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     "$python" -m venv .venv
     echo "installing into .venv: a few minutes and 2.5 GB"
 fi
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${1:+[$1]}"
+.venv/bin/python -m pip install -qq --disable-pip-version-check --editable ".${1:+[$1]}"

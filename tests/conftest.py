@@ -32,10 +32,14 @@ def cifar_archives() -> Path:
 
 @pytest.fixture
 def start_main():
-    """Starts `python -m jaxcifar.main` with arguments, in a process of its own, on one device."""
+    """Starts `python -m jaxcifar.main` in a process of its own, on one device.
 
-    def start(*arguments: str) -> subprocess.Popen:
-        env = {**os.environ, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace(_FLAGS, "")}
+    Positional arguments are the command line's, keywords are environment variables.
+    """
+
+    def start(*arguments: str, **variables: str) -> subprocess.Popen:
+        flags = os.environ["XLA_FLAGS"].replace(_FLAGS, "")
+        env = {**os.environ, "XLA_FLAGS": flags, **variables}
         return subprocess.Popen(
             [sys.executable, "-m", "jaxcifar.main", *arguments],
             cwd=REPOSITORY,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxcifar.config import default
-from jaxcifar.data import datasets
+from jaxcifar.data import archives, datasets
 from jaxcifar.data.datasets import Split, hold_out
 from jaxcifar.errors import InputError
 
@@ -86,6 +86,32 @@ def test_missing_data_is_explained(tmp_path, monkeypatch):
     assert "network" in message and "scripts/prepare_data.py" in message
     assert "dataset.data_dir" in message
     assert len(message.splitlines()) < 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_the_real_archives_are_loaded_byte_for_byte(cifar_archives, tmp_path, name):
+    fmt = {"cifar10": archives.CIFAR10, "cifar100": archives.CIFAR100}[name]
+    archives.prepare(cifar_archives / fmt.folder, str(tmp_path))
+    splits = datasets.load(section(name=name, data_dir=str(tmp_path), validation_size=5000))
+    labels = len(fmt.label_limits)
+    files = {"train": list(fmt.records)[:-1], "test": list(fmt.records)[-1:]}
+    for split, names in files.items():
+        paths = [cifar_archives / fmt.folder / file for file in names]
+        records = np.concatenate(
+            [np.fromfile(p, np.uint8).reshape(-1, labels + 3072) for p in paths]
+        )
+        whole = Split(
+            records[:, labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1),
+            records[:, labels - 1].astype(np.int32),
+        )
+        parts = {split: whole}
+        if split == "train":
+            parts["train"], parts["validation"] = hold_out(whole, 5000, seed=0)
+        for part, expected in parts.items():
+            np.testing.assert_array_equal(splits[part].images, expected.images)
+            np.testing.assert_array_equal(splits[part].labels, expected.labels)
+    assert set(np.bincount(splits["validation"].labels)) == {5000 // fmt.label_limits[-1]}
 
 
 @pytest.mark.parametrize("name, per_class", [("cifar10", 5000), ("cifar100", 500)])

@@ -1,3 +1,6 @@
+import csv
+import socket
+
 import jax
 import numpy as np
 import pytest
@@ -41,3 +44,50 @@ def test_nothing_is_compiled_twice(caplog):
         r.getMessage() for r in caplog.records if "Finished XLA compilation" in r.getMessage()
     ]
     assert len(compiled) == 1, compiled
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_result_of_one_with_two_devices(start_main, tmp_path):
+    run = [
+        "--config=configs/quickstart.py",
+        "--config.model.name=resnet8",
+        "--config.train.num_epochs=0",
+        "--config.train.num_steps=8",
+        "--config.optimizer.learning_rate=0.01",  # rounding grows slowly
+        "--config.log.every_steps=1",
+        "--config.schedule.name=constant",
+        "--config.schedule.milestones_epochs=()",
+        "--config.log.tensorboard=False",
+    ]
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        start_main(
+            *run,
+            "--config.train.distributed=True",
+            f"--workdir={tmp_path / 'two'}",
+            JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(process),
+        )
+        for process in range(2)
+    ]
+    processes.append(
+        start_main(
+            *run,
+            f"--workdir={tmp_path / 'one'}",
+            XLA_FLAGS="--xla_force_host_platform_device_count=2",
+        )
+    )
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    assert "test loss" in outputs[0][0] and "test loss" not in outputs[1][0]
+
+    found = []
+    for name in ("one", "two"):
+        with (tmp_path / name / "metrics.csv").open(newline="") as file:
+            found.append([(r["step"], r["split"], r["loss"]) for r in csv.DictReader(file)])
+    assert [row[:2] for row in found[0]] == [row[:2] for row in found[1]]
+    one, two = (np.array([float(row[2]) for row in rows]) for rows in found)
+    np.testing.assert_allclose(one, two, rtol=1e-3)

@@ -45,52 +45,69 @@ def train_batches(
     tf = import_tensorflow()
     share = batch_size // num_processes
     images, labels = tf.constant(split.images), tf.constant(split.labels)
-    height, width = split.images.shape[1:3]
     order_key, augment_key = _key(seed, "order"), _key(seed, "augment")
 
     def make_batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
         positions = step * batch_size + process * share + tf.range(share, dtype=tf.int64)
-        index = shuffled(positions)
-        # The numbers at a position are the same in any batch: Philox counts in steps of one row.
-        random = tf.raw_ops.StatelessRandomUniformFullIntV2(
-            shape=[share, 4],
-            key=tf.constant([augment_key], tf.uint64),
-            counter=tf.stack([tf.cast(positions[0], tf.uint64), tf.constant(0, tf.uint64)]),
-            alg=1,
-            dtype=tf.uint32,
-        )
+        index = _shuffled(positions, split.size, order_key)
+        random = _random_words(positions, augment_key)
         return {
-            "image": crop_and_flip(tf.gather(images, index), random),
+            "image": _crop_and_flip(tf.gather(images, index), random, augment),
             "label": tf.gather(labels, index),
             "mask": tf.ones([share], tf.bool),
         }
 
-    def shuffled(positions: tf.Tensor) -> tf.Tensor:
-        epoch = positions // split.size
-        key = tf.fill([share], tf.constant(order_key, tf.uint64))
-        # tf.random.experimental.index_shuffle takes one seed for all, but a batch may span epochs.
-        return tf.raw_ops.RandomIndexShuffle(
-            index=positions % split.size,
-            seed=tf.stack([key, tf.cast(epoch, tf.uint64), tf.zeros_like(key)], axis=1),
-            max_index=tf.constant(split.size - 1, tf.int64),
-            rounds=4,
-        )
-
-    def crop_and_flip(batch: tf.Tensor, random: tf.Tensor) -> tf.Tensor:
-        padding = augment.crop_padding
-        offsets = tf.cast(random[:, :2] % (2 * padding + 1), tf.int32)
-        rows = offsets[:, :1] + tf.range(height)
-        columns = offsets[:, 1:] + tf.range(width)
-        if augment.horizontal_flip:
-            flip = random[:, 2:3] % 2 == 1
-            columns = tf.where(flip, tf.reverse(columns, [1]), columns)
-        batch = tf.pad(batch, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
-        batch = tf.gather(batch, rows, axis=1, batch_dims=1)
-        return tf.gather(batch, columns, axis=2, batch_dims=1)
-
     dataset = tf.data.Dataset.range(first_step, num_steps)
     dataset = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+
+
+def _shuffled(positions, size: int, key: int):
+    """The example at each position: int64 [B] to int64 [B]."""
+    tf = import_tensorflow()
+    epoch = tf.cast(positions // size, tf.uint64)
+    key = tf.fill(tf.shape(epoch), tf.constant(key, tf.uint64))
+    # tf.random.experimental.index_shuffle takes one seed for all, but a batch may span epochs.
+    return tf.raw_ops.RandomIndexShuffle(
+        index=positions % size,
+        seed=tf.stack([key, epoch, tf.zeros_like(key)], axis=1),
+        max_index=tf.constant(size - 1, tf.int64),
+        rounds=4,
+    )
+
+
+def _random_words(positions, key: int):
+    """Four random words for each of a row of positions, uint32 [B, 4], the same in any batch."""
+    tf = import_tensorflow()
+    # Philox counts in steps of four words: row i is what a row that starts at position i has first.
+    return tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=tf.stack([tf.size(positions), 4]),
+        key=tf.constant([key], tf.uint64),
+        counter=tf.stack([tf.cast(positions[0], tf.uint64), tf.constant(0, tf.uint64)]),
+        alg=1,  # Philox
+        dtype=tf.uint32,
+    )
+
+
+def _crop_and_flip(images, random, augment: ConfigDict):
+    """Pads images [B, H, W, C] with zeros, crops them back and mirrors them by random words."""
+    tf = import_tensorflow()
+    padding = augment.crop_padding
+    height, width = images.shape[1:3]
+    offsets = tf.cast(random[:, :2] % (2 * padding + 1), tf.int32)
+    rows = offsets[:, :1] + tf.range(height)
+    columns = offsets[:, 1:] + tf.range(width)
+    if augment.horizontal_flip:
+        columns = tf.where(random[:, 2:3] % 2 == 1, tf.reverse(columns, [1]), columns)
+    images = tf.pad(images, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
+    images = tf.gather(images, rows, axis=1, batch_dims=1)
+    return tf.gather(images, columns, axis=2, batch_dims=1)
+
+
+def _key(seed: int, stream: str) -> int:
+    # One 64-bit key a stream, so that they are independent of each other.
+    words = np.random.SeedSequence([seed, zlib.crc32(stream.encode())]).generate_state(1, np.uint64)
+    return int(words[0])
 
 
 def eval_batches(
@@ -107,9 +124,3 @@ def eval_batches(
         mask = index < split.size
         index = np.where(mask, index, 0)
         yield {"image": split.images[index], "label": split.labels[index], "mask": mask}
-
-
-def _key(seed: int, stream: str) -> int:
-    # One 64-bit key a stream, so that they are independent of each other.
-    words = np.random.SeedSequence([seed, zlib.crc32(stream.encode())]).generate_state(1, np.uint64)
-    return int(words[0])
