@@ -9,8 +9,8 @@ config=configs/quickstart.py
 cat <<END
 
 What to try next, after  source .venv/bin/activate
-  python -m jaxcifar.main --config $config --mode eval            evaluate the checkpoint
-  python -m jaxcifar.main --config $config --workdir runs/lr0.05 \\
-      --config.optimizer.learning_rate=0.05                               change a field
-  python -m jaxcifar.main --config configs/resnet20.py                    He et al. on CIFAR-10
+  evaluate it again:      python -m jaxcifar.main --config $config --mode eval
+  change a field:         python -m jaxcifar.main --config $config \\
+                              --workdir runs/lr0.05 --config.optimizer.learning_rate=0.05
+  He et al. on CIFAR-10:  python -m jaxcifar.main --config configs/resnet20.py
 END
