@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 # Before JAX starts. More threads than cores, or the fake devices' collectives can hang.
-_FLAGS = "--xla_force_host_platform_device_count=2"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
+_TWO_DEVICES = "--xla_force_host_platform_device_count=2"
+_USERS_FLAGS = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"{_USERS_FLAGS} {_TWO_DEVICES}".strip()
 os.environ.setdefault("NPROC", "16")
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests and the processes they start compile the same programs again and again.
@@ -38,8 +39,7 @@ def start_main():
     """
 
     def start(*arguments: str, **variables: str) -> subprocess.Popen:
-        flags = os.environ["XLA_FLAGS"].replace(_FLAGS, "")
-        env = {**os.environ, "XLA_FLAGS": flags, **variables}
+        env = {**os.environ, "XLA_FLAGS": _USERS_FLAGS, **variables}
         return subprocess.Popen(
             [sys.executable, "-m", "jaxcifar.main", *arguments],
             cwd=REPOSITORY,
