@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxcifar import errors
 from jaxcifar.errors import InputError
 
 
@@ -137,13 +138,8 @@ def validate(config: ConfigDict) -> None:
 
     defaults = default()
     for section in config:
-        if section not in defaults:
-            raise InputError(f"unknown config section {section!r}. Known: {', '.join(defaults)}")
         for field in config[section]:
-            if field not in defaults[section]:
-                known = ", ".join(defaults[section])
-                raise InputError(f"unknown config field {section}.{field}. Known: {known}")
-
+            check_field(f"{section}.{field}")
     for path, (allowed, is_allowed) in _ALLOWED.items():
         if not is_allowed(_get(config, path)):
             raise InputError(f"{path} = {_get(config, path)!r}: allowed is {allowed}")
@@ -174,6 +170,16 @@ def validate(config: ConfigDict) -> None:
                 f"{path} = {_get(config, path)!r} has no effect here: it needs {needs}"
             )
     durations(config, info.train_size - config.dataset.validation_size)
+
+
+def check_field(path: str) -> None:
+    """Raises an InputError with the near names unless `path`, as train.seed, is a field."""
+    config, section = default(), path.split(".")[0]
+    if section not in config:
+        raise errors.unknown("config section", section, config)
+    fields = [f"{section}.{field}" for field in config[section]]
+    if path not in fields:
+        raise errors.unknown("config field", path, fields)
 
 
 def _get(config: ConfigDict, path: str) -> Any:

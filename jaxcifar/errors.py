@@ -10,7 +10,7 @@ class InputError(ValueError):
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     """An error for a misspelt `name`, with the names near it and all that are known."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3)
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.8)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return InputError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}")

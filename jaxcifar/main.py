@@ -15,6 +15,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
+from jaxcifar.config import check_field
 from jaxcifar.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe.", lock_config=True)
@@ -31,11 +32,12 @@ def parse(argv: list[str]) -> list[str]:
         print(__doc__ + flags.FLAGS.main_module_help())
         sys.exit(0)
     try:
-        rest = flags.FLAGS(argv)[1:]
+        for field in re.findall(r"^--?config\.([\w.]+)", "\n".join(argv), re.MULTILINE):
+            check_field(field)
+        if rest := flags.FLAGS(argv)[1:]:
+            raise InputError(f"unexpected argument {rest[0]!r}")
         if flags.FLAGS["verbosity"].using_default_value:
             flags.FLAGS.verbosity = -1  # warnings alone, or absl shows all that Orbax logs
-        if rest:
-            raise InputError(f"unexpected argument {rest[0]!r}")
         _CONFIG.value.lock()  # raises if the recipe could not be read
     except Exception as error:  # a recipe may raise anything
         if "--debug" in argv:
@@ -50,9 +52,8 @@ def main(_: list[str]) -> None:
     from jaxcifar.train import train
 
     config = _CONFIG.value
-    name = config_flags.get_config_filename(flags.FLAGS["config"])
-    name = re.sub(r"[^\w.-]+", "_", Path(name).name.replace(".py", ""))
-    workdir = Path(_WORKDIR.value or Path("runs", name))
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).name.replace(".py", "")
+    workdir = Path(_WORKDIR.value or "runs/" + re.sub(r"[^\w.-]+", "_", name))
     try:
         if _MODE.value == "eval":
             evaluate_run(config, workdir)

@@ -39,8 +39,11 @@ QUICKSTART = "--config=configs/quickstart.py"
     [
         ([], "--config"),
         (["--config=configs/resnet57.py"], "configs/resnet57.py"),
-        ([QUICKSTART, "--config.optimizer.learning_rat=1"], 'Did you mean "learning_rate"'),
-        ([QUICKSTART, "--config.optimiser.learning_rate=1"], 'Did you mean "optimizer"'),
+        (
+            [QUICKSTART, "--config.optimizer.learning_rat=1"],
+            "Did you mean 'optimizer.learning_rate'",
+        ),
+        ([QUICKSTART, "--config.optimiser.learning_rate=1"], "Did you mean 'optimizer'"),
         ([QUICKSTART, "--config.train.batch_size=many"], "--config.train.batch_size=many"),
         ([QUICKSTART, "--config.train.batch_size=1.5"], "--config.train.batch_size=1.5"),
         ([QUICKSTART, "--mode=trian"], "--mode=trian"),

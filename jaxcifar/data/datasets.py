@@ -136,8 +136,8 @@ def _from_tfds(facts: DatasetInfo, config: ConfigDict) -> tuple[Split, Split]:
     import_tensorflow()
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder(facts.name, data_dir=config.data_dir or None)
-    if not builder.is_prepared():
+    builder = tfds.builder_cls(facts.name)(data_dir=config.data_dir or None)
+    if not builder.info.splits:  # nothing prepared; is_prepared() asks the same, with a warning
         _download(builder, facts)
 
     def read(name: str) -> Split:
