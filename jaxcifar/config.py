@@ -31,7 +31,12 @@ def default() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.name = "resnet20"  # a registered name, see jaxcifar/models
-    config.model.shortcut = "A"  # where the shape changes: A zero-padded, B 1x1 convolution
+    config.model.shortcut = "A"  # CIFAR ResNets where the shape changes: A zeros, B 1x1 convolution
+    config.model.stem = "cifar"  # ResNet-18.., DenseNet: cifar 3x3, imagenet 7x7 and max-pooling
+    config.model.block_layers = ()  # DenseNet: layers of each block; (): the named model's
+    config.model.growth_rate = 0  # DenseNet: channels that a layer adds; 0: the named model's
+    config.model.dropout_rate = 0.0  # DenseNet: share of a layer's new features that are zeroed
+    config.model.recompute = False  # DenseNet: less memory for a second forward pass
     config.model.sync_batch_norm = False  # batch statistics over all devices, not each its own
 
     config.optimizer = ConfigDict()
@@ -144,7 +149,12 @@ def validate(config: ConfigDict) -> None:
         if not is_allowed(_get(config, path)):
             raise InputError(f"{path} = {_get(config, path)!r}: allowed is {allowed}")
     info = datasets.info(config.dataset.name)
-    models.check_name(config.model.name)
+    takes = models.fields(config.model.name)
+    for field in config.model.keys() - takes - {"name", "sync_batch_norm"}:
+        if config.model[field] != defaults.model[field]:
+            raise InputError(
+                f"model.{field} = {config.model[field]!r} has no effect on {config.model.name}"
+            )
     if config.dataset.validation_size > info.train_size - info.num_classes:
         raise InputError(
             f"dataset.validation_size = {config.dataset.validation_size}: {info.name} has "
@@ -221,6 +231,13 @@ _ALLOWED: dict[str, _Rule] = {
     "dataset.validation_seed": _from_below(0, 2**32),
     "augment.crop_padding": _at_least(0),
     "model.shortcut": _one_of("A", "B"),
+    "model.stem": _one_of("cifar", "imagenet"),
+    "model.block_layers": (
+        "numbers above 0, such as (6, 12, 24, 16)",
+        lambda values: all(isinstance(value, int) and value > 0 for value in values),
+    ),
+    "model.growth_rate": _at_least(0),
+    "model.dropout_rate": _from_below(0, 1),
     "optimizer.name": _one_of("sgd"),
     "optimizer.learning_rate": _above(0),
     "optimizer.momentum": _from_below(0, 1),

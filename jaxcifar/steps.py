@@ -65,13 +65,7 @@ class Program:
 
 def create_program(config: ConfigDict, info: DatasetInfo, durations: Durations) -> Program:
     """Builds the model, the optimizer and the steps that a validated config describes."""
-    model = models.create(
-        config.model.name,
-        num_classes=info.num_classes,
-        shortcut=config.model.shortcut,
-        dtype=jnp.dtype(config.train.precision),
-        axis_name=AXIS if config.model.sync_batch_norm else None,
-    )
+    model = create_model(config, info)
     learning_rate = create_schedule(config, durations)
     optimizer = create_optimizer(config.optimizer, learning_rate)
     preprocess = partial(augment.normalize, mean=info.mean, std=info.std)
@@ -80,10 +74,32 @@ def create_program(config: ConfigDict, info: DatasetInfo, durations: Durations) 
             create_state, model, optimizer, info.image_shape, seed=config.train.seed
         ),
         train_step=partial(
-            train_step, model=model, optimizer=optimizer, preprocess=preprocess, axis_name=AXIS
+            train_step,
+            model=model,
+            optimizer=optimizer,
+            preprocess=preprocess,
+            seed=config.train.seed,
+            axis_name=AXIS,
         ),
         eval_step=partial(eval_step, model=model, preprocess=preprocess, axis_name=AXIS),
         learning_rate=learning_rate,
+    )
+
+
+def create_model(config: ConfigDict, info: DatasetInfo) -> nn.Module:
+    """Returns the network that the config's `model` section describes, for a data set's classes."""
+    takes = models.fields(config.model.name)
+    unset = {"growth_rate": 0, "block_layers": ()}  # leave these to what the name stands for
+    return models.create(
+        config.model.name,
+        num_classes=info.num_classes,
+        dtype=jnp.dtype(config.train.precision),
+        axis_name=AXIS if config.model.sync_batch_norm else None,
+        **{
+            field: value
+            for field, value in config.model.items()
+            if field in takes - {"name"} and value != unset.get(field)
+        },
     )
 
 
@@ -117,6 +133,7 @@ def train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     preprocess: Callable[[jax.Array], jax.Array],
+    seed: int,
     axis_name: str,
 ) -> tuple[TrainState, Sums]:
     """Makes one update from one device's share of a batch.
@@ -126,6 +143,7 @@ def train_step(
       batch: image uint8 [B, H, W, C], label int32 [B], mask bool [B].
       model, optimizer: of the state.
       preprocess: uint8 images -> float images.
+      seed: of the dropout, which also depends on the step and the device.
       axis_name: device axis, over which gradients and batch statistics are averaged.
 
     Returns:
@@ -133,10 +151,14 @@ def train_step(
       predictions made before the update.
     """
     images = preprocess(batch["image"])
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    key = jax.random.fold_in(key, lax.axis_index(axis_name))
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, Sums]]:
         variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        logits, updates = model.apply(
+            variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key}
+        )
         sums = batch_sums(logits, batch["label"], batch["mask"])
         return sums["loss"] / sums["count"], (updates.get("batch_stats", {}), sums)
 

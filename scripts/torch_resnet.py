@@ -15,43 +15,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch_models import cifar_resnet
 
 MEAN = torch.tensor([0.4914, 0.4822, 0.4465]).view(1, 3, 1, 1)
 STD = torch.tensor([0.2470, 0.2435, 0.2616]).view(1, 3, 1, 1)
 
 
-class Block(nn.Module):
-    """Two 3x3 convolutions and a parameter-free shortcut."""
-
-    def __init__(self, width_in: int, width: int, stride: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width)
-        self.stride, self.extra = stride, width - width_in
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
-        if self.extra:
-            x = x[:, :, :: self.stride, :: self.stride]
-            x = F.pad(x, (0, 0, 0, 0, self.extra // 2, self.extra - self.extra // 2))
-        return F.relu(x + y)
-
-
-def resnet(depth: int) -> nn.Module:
-    """Returns a CIFAR ResNet, its convolutions He normal by fan-out, its last bias zero."""
-    layers = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    width_in = 16
-    for stage, width in enumerate((16, 32, 64)):
-        for block in range((depth - 2) // 6):
-            layers.append(Block(width_in, width, 2 if stage and not block else 1))
-            width_in = width
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+def initialized(model: nn.Module) -> nn.Module:
+    """Draws convolutions He normal by fan-out and sets the classifier's bias to zero."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    nn.init.zeros_(model[-1].bias)
+    nn.init.zeros_(model.fc.bias)
     return model
 
 
@@ -111,7 +86,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     train_images, train_labels = read([args.data / f"data_batch_{k}.bin" for k in range(1, 6)])
     test_images, test_labels = read([args.data / "test_batch.bin"])
-    model = resnet(args.depth).to(memory_format=torch.channels_last)
+    model = initialized(cifar_resnet(args.depth)).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, args.milestones, gamma=0.1)
 

@@ -48,7 +48,14 @@ def test_a_step_is_gradient_descent_on_the_mean_cross_entropy():
     state = create_state(model, optimizer, (4, 4, 3), seed=0)
     data = batch()
     step = jax.pmap(
-        partial(train_step, model=model, optimizer=optimizer, preprocess=preprocess, axis_name="b"),
+        partial(
+            train_step,
+            model=model,
+            optimizer=optimizer,
+            preprocess=preprocess,
+            seed=0,
+            axis_name="b",
+        ),
         axis_name="b",
     )
     devices = jax.device_count()

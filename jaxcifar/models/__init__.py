@@ -4,6 +4,7 @@ A model is a linen module called as `model(images, train=...)`, with float image
 returns float32 logits [B, classes].
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,21 +33,26 @@ def names() -> list[str]:
     return list(_REGISTRY)
 
 
-def check_name(name: str) -> None:
-    """Raises an InputError with the near names if no model is called `name`."""
+def fields(name: str) -> set[str]:
+    """Returns the names of the fields that the model called `name` has.
+
+    Raises:
+      InputError: with the near names, if there is no such model.
+    """
     if name not in _REGISTRY:
         raise errors.unknown("model.name", name, _REGISTRY)
+    return {field.name for field in dataclasses.fields(_REGISTRY[name][0])}
 
 
-def create(name: str, **fields: Any) -> nn.Module:
-    """Returns the model called `name`, with `fields` of its module beside those it stands for.
+def create(name: str, **changes: Any) -> nn.Module:
+    """Returns the model called `name`, with `changes` of the fields that it stands for.
 
     Raises:
       InputError: if there is no such model, or its fields do not fit together.
     """
-    check_name(name)
+    fields(name)
     module, variant = _REGISTRY[name]
-    return module(**variant, **fields)
+    return module(**{**variant, **changes})
 
 
-from jaxcifar.models import resnet_cifar  # noqa: E402, F401  (registers its models)
+from jaxcifar.models import densenet, resnet, resnet_cifar  # noqa: E402, F401  (register theirs)

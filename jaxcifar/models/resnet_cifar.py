@@ -5,54 +5,17 @@
 | width  | 16     | 32    | 64  |
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxcifar.errors import InputError
 from jaxcifar.models import register
-from jaxcifar.models.layers import batch_norm, conv, dense
+from jaxcifar.models.blocks import BasicBlock
+from jaxcifar.models.layers import classify, conv_layer, norm_layer
 
 # The depths of the paper's table 6, and two small ones for trials.
 _DEPTHS = (8, 14, 20, 32, 44, 56, 110, 1202)
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (figure 2; BatchNorm before each activation).
-
-    Attributes:
-      width: output channels.
-      stride: of the first convolution and the shortcut.
-      shortcut: where the shape changes, "A" takes every `stride`-th pixel and pads the channels
-        with zeros (no parameters), "B" is a strided 1x1 convolution and BatchNorm.
-      dtype: of the computation.
-      axis_name: device axis over which batch statistics are averaged, or None.
-    """
-
-    width: int
-    stride: int
-    shortcut: str
-    dtype: jnp.dtype
-    axis_name: str | None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        norm = partial(batch_norm, train, dtype=self.dtype, axis_name=self.axis_name)
-        y = conv(self.width, 3, self.stride, dtype=self.dtype, name="conv1")(x)
-        y = nn.relu(norm(name="norm1")(y))
-        y = conv(self.width, 3, dtype=self.dtype, name="conv2")(y)
-        y = norm(name="norm2")(y)
-        if x.shape != y.shape:
-            if self.shortcut == "A":
-                extra = self.width - x.shape[-1]
-                x = x[:, :: self.stride, :: self.stride]
-                x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))
-            else:
-                x = conv(self.width, 1, self.stride, dtype=self.dtype, name="conv_shortcut")(x)
-                x = norm(name="norm_shortcut")(x)
-        return nn.relu(x + y)
 
 
 @register({f"resnet{depth}": {"depth": depth} for depth in _DEPTHS})
@@ -62,7 +25,7 @@ class ResNetCifar(nn.Module):
     Attributes:
       depth: 6n + 2 for n blocks a stage.
       num_classes: size of the output.
-      shortcut: "A" or "B", see `BasicBlock`. The paper uses A on CIFAR.
+      shortcut: "A" or "B", see `blocks.shortcut`. The paper uses A on CIFAR.
       dtype: of the computation; parameters, batch statistics and logits are float32.
       axis_name: device axis over which batch statistics are averaged, or None for each its own.
 
@@ -88,18 +51,17 @@ class ResNetCifar(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Returns float32 logits [B, num_classes] of float images [B, H, W, C]."""
-        x = conv(16, 3, dtype=self.dtype, name="conv")(images)
-        x = batch_norm(train, dtype=self.dtype, axis_name=self.axis_name, name="norm")(x)
-        x = nn.relu(x)
+        conv = conv_layer(self.dtype)
+        norm = norm_layer(train, self.dtype, self.axis_name)
+        x = nn.relu(norm(name="norm")(conv(16, 3, name="conv")(images)))
         for stage, width in enumerate((16, 32, 64)):
             for block in range((self.depth - 2) // 6):
                 x = BasicBlock(
                     width,
                     stride=2 if stage > 0 and block == 0 else 1,
                     shortcut=self.shortcut,
-                    dtype=self.dtype,
-                    axis_name=self.axis_name,
+                    conv=conv,
+                    norm=norm,
                     name=f"stage{stage + 1}_block{block + 1}",
-                )(x, train)
-        x = jnp.mean(x, axis=(1, 2))
-        return dense(self.num_classes, dtype=self.dtype, name="head")(x).astype(jnp.float32)
+                )(x)
+        return classify(x, self.num_classes, self.dtype)

@@ -1,0 +1,114 @@
+"""Writes what PyTorch computes with the networks of torch_models.py, for the tests to compare with.
+
+    python scripts/make_torch_goldens.py
+
+needs PyTorch and NumPy, and writes tests/goldens/<model>.json: logits in evaluation and in
+training, and after one training loss the batch statistics and the norm of every gradient. No
+weights are stored: both sides take them from `weights`, a function of name and shape.
+
+They are computed in float64: in float32 a rounding error that carries one activation over a ReLU's
+kink changes gradients by a thousandth, in PyTorch alone already.
+"""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+GOLDENS = Path(__file__).resolve().parent.parent / "tests" / "goldens"
+
+# Golden -> the PyTorch network's constructor and arguments, and the size of the images.
+MODELS = {
+    "resnet20": ("cifar_resnet", (20,), 8),
+    "resnet20_b": ("cifar_resnet", (20, 10, "B"), 8),
+    "resnet110": ("cifar_resnet", (110,), 8),
+    "resnet18": ("resnet", (18,), 8),
+    "resnet50": ("resnet", (50,), 8),
+    "resnet18_imagenet": ("resnet", (18, 10, "imagenet"), 32),
+    "resnet50_imagenet": ("resnet", (50, 10, "imagenet"), 32),
+    "densenet_bc_40_12": ("DenseNet", ((6, 6, 6), 12), 8),
+    "densenet_bc_100_12": ("DenseNet", ((16, 16, 16), 12), 8),
+    "densenet121": ("DenseNet", ((6, 12, 24, 16), 32), 8),
+    "densenet121_imagenet": ("DenseNet", ((6, 12, 24, 16), 32, 10, "imagenet"), 32),
+}
+BATCH = 8
+
+
+def weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the float32 array called `name` in PyTorch, of PyTorch's `shape`."""
+    # NumPy promises that RandomState's streams never change.
+    normal = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
+    if name.endswith("running_var"):
+        values = 1 + 0.2 * np.abs(normal)
+    elif len(shape) > 1:
+        values = normal * np.sqrt(2 / (np.prod(shape[2:]) * shape[0]))  # 2 / fan-out
+    elif name.endswith("weight"):
+        values = 1 + 0.2 * normal
+    else:
+        values = 0.2 * normal
+    return values.astype(np.float32)
+
+
+def batch(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns float32 images [BATCH, size, size, 3] and labels [BATCH]."""
+    random = np.random.RandomState(0)
+    images = random.standard_normal((BATCH, size, size, 3)).astype(np.float32)
+    return images, random.randint(0, 10, BATCH)
+
+
+def golden(model, size: int) -> dict:
+    """Returns the logits of one network, and the norms of its statistics and gradients."""
+    import torch
+    from torch import nn
+
+    model = model.double()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.from_numpy(weights(name, tuple(tensor.shape))))
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    images, labels = batch(size)
+    images = torch.from_numpy(images).permute(0, 3, 1, 2).double()
+
+    counts = {}  # values a channel that each BatchNorm sees
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(
+                lambda m, args, out, name=name: counts.update({name: out.numel() // out.shape[1]})
+            )
+    eval_logits = model.eval()(images)
+    train_logits = model.train()(images)
+    nn.functional.cross_entropy(train_logits, torch.from_numpy(labels)).backward()
+
+    statistics = {}
+    for name, after in model.state_dict().items():
+        if name.endswith("running_mean"):
+            statistics[name] = after.norm().item()
+        elif name.endswith("running_var"):
+            # PyTorch keeps n / (n - 1) times the variance that it normalises by; Flax keeps that.
+            n = counts[name.removesuffix(".running_var")]
+            kept = 0.9 * before[name]
+            statistics[name] = (kept + (after - kept) * (n - 1) / n).norm().item()
+    return {
+        "torch": torch.__version__,
+        "eval_logits": eval_logits.tolist(),
+        "train_logits": train_logits.tolist(),
+        "statistics": statistics,
+        "gradients": {name: p.grad.norm().item() for name, p in model.named_parameters()},
+    }
+
+
+def main() -> None:
+    """Writes all goldens."""
+    import torch_models
+
+    GOLDENS.mkdir(exist_ok=True)
+    for name, (constructor, arguments, size) in MODELS.items():
+        result = golden(getattr(torch_models, constructor)(*arguments), size)
+        (GOLDENS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        print(name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""The networks once more, in plain PyTorch: an independent statement of the papers' tables.
+
+Modules are named as torchvision names them, where it has the network.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Shortcut(nn.Module):
+    """Shortcut A: every `stride`-th pixel, and zeros for the channels that are missing."""
+
+    def __init__(self, stride: int, extra: int):
+        super().__init__()
+        self.stride, self.extra = stride, extra
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(x, (0, 0, 0, 0, self.extra // 2, self.extra - self.extra // 2))
+
+
+def projection(width_in: int, width: int, stride: int) -> nn.Module:
+    """Shortcut B: a strided 1x1 convolution and BatchNorm."""
+    return nn.Sequential(nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    def __init__(self, width_in: int, width: int, stride: int, downsample: nn.Module | None):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = downsample
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(y + (self.downsample(x) if self.downsample else x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride) and 1x1 convolutions and a shortcut."""
+
+    def __init__(self, width_in: int, width: int, stride: int, downsample: nn.Module | None):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.downsample = downsample
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return F.relu(y + (self.downsample(x) if self.downsample else x))
+
+
+class ResNet(nn.Module):
+    """He et al. 2015: widths and blocks of each stage, the stem's kernel and the shortcut."""
+
+    def __init__(self, block, widths, blocks, num_classes=10, stem="cifar", shortcut="B"):
+        super().__init__()
+        kernel, stride = (3, 1) if stem == "cifar" else (7, 2)
+        self.conv1 = nn.Conv2d(3, widths[0], kernel, stride, kernel // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.pool = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, 2, 1)
+        expansion, width_in, stages = 4 if block is Bottleneck else 1, widths[0], []
+        for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+            layers = []
+            for index in range(count):
+                stride = 2 if stage and not index else 1
+                width_out, downsample = expansion * width, None
+                if stride != 1 or width_in != width_out:
+                    downsample = (
+                        projection(width_in, width_out, stride)
+                        if shortcut == "B"
+                        else Shortcut(stride, width_out - width_in)
+                    )
+                layers.append(block(width_in, width, stride, downsample))
+                width_in = width_out
+            stages.append(nn.Sequential(*layers))
+            setattr(self, f"layer{stage + 1}", stages[-1])
+        self.num_stages = len(stages)
+        self.fc = nn.Linear(width_in, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pool(F.relu(self.bn1(self.conv1(x))))
+        for stage in range(self.num_stages):
+            x = getattr(self, f"layer{stage + 1}")(x)
+        return self.fc(x.mean((2, 3)))
+
+
+class DenseLayer(nn.Module):
+    """BatchNorm, ReLU, 1x1 convolution, BatchNorm, ReLU, 3x3 convolution, joined to the input."""
+
+    def __init__(self, width: int, growth_rate: int):
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv1 = nn.Conv2d(width, 4 * growth_rate, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(4 * growth_rate)
+        self.conv2 = nn.Conv2d(4 * growth_rate, growth_rate, 3, 1, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv1(F.relu(self.norm1(x)))
+        return torch.cat([x, self.conv2(F.relu(self.norm2(y)))], 1)
+
+
+class Transition(nn.Module):
+    """BatchNorm, ReLU, 1x1 convolution to half of the channels, 2x2 mean pooling."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(width)
+        self.conv = nn.Conv2d(width, width // 2, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(self.conv(F.relu(self.norm(x))), 2)
+
+
+class DenseNet(nn.Module):
+    """Huang et al. 2016, with bottleneck and compression."""
+
+    def __init__(self, block_layers, growth_rate, num_classes=10, stem="cifar"):
+        super().__init__()
+        width = 2 * growth_rate
+        self.features = nn.Sequential()
+        if stem == "cifar":
+            self.features.add_module("conv0", nn.Conv2d(3, width, 3, 1, 1, bias=False))
+        else:
+            self.features.add_module("conv0", nn.Conv2d(3, width, 7, 2, 3, bias=False))
+            self.features.add_module("norm0", nn.BatchNorm2d(width))
+            self.features.add_module("relu0", nn.ReLU())
+            self.features.add_module("pool0", nn.MaxPool2d(3, 2, 1))
+        for block, layers in enumerate(block_layers, 1):
+            dense = nn.Sequential()
+            for index in range(1, layers + 1):
+                dense.add_module(f"denselayer{index}", DenseLayer(width, growth_rate))
+                width += growth_rate
+            self.features.add_module(f"denseblock{block}", dense)
+            if block < len(block_layers):
+                self.features.add_module(f"transition{block}", Transition(width))
+                width //= 2
+        self.features.add_module("norm5", nn.BatchNorm2d(width))
+        self.classifier = nn.Linear(width, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(F.relu(self.features(x)).mean((2, 3)))
+
+
+def cifar_resnet(depth: int, num_classes: int = 10, shortcut: str = "A") -> nn.Module:
+    """The ResNet of 6n + 2 layers for CIFAR."""
+    blocks = ((depth - 2) // 6,) * 3
+    return ResNet(BasicBlock, (16, 32, 64), blocks, num_classes, shortcut=shortcut)
+
+
+def resnet(depth: int, num_classes: int = 10, stem: str = "cifar") -> nn.Module:
+    """ResNet-18, 34, 50, 101 or 152."""
+    blocks = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+    blocks |= {101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+    block = BasicBlock if depth < 50 else Bottleneck
+    return ResNet(block, (64, 128, 256, 512), blocks[depth], num_classes, stem)
