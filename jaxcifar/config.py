@@ -149,9 +149,9 @@ def validate(config: ConfigDict) -> None:
         if not is_allowed(_get(config, path)):
             raise InputError(f"{path} = {_get(config, path)!r}: allowed is {allowed}")
     info = datasets.info(config.dataset.name)
-    takes = models.fields(config.model.name)
-    for field in config.model.keys() - takes - {"name", "sync_batch_norm"}:
-        if config.model[field] != defaults.model[field]:
+    takes = models.fields(config.model.name) | {"sync_batch_norm"}
+    for field in config.model:
+        if field not in takes and config.model[field] != defaults.model[field]:
             raise InputError(
                 f"model.{field} = {config.model[field]!r} has no effect on {config.model.name}"
             )

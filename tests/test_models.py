@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,35 +7,61 @@ import pytest
 
 from jaxcifar import models
 from jaxcifar.errors import InputError
-from jaxcifar.models.resnet_cifar import BasicBlock, ResNetCifar
+from jaxcifar.models.blocks import BasicBlock
+from jaxcifar.models.layers import conv_layer, norm_layer
+from jaxcifar.models.resnet_cifar import ResNetCifar
 
 
-def count(name, **fields):
+def count(name, size=32, **fields):
     model = models.create(name, **fields)
-    images = jnp.zeros((1, 32, 32, 3))
+    images = jnp.zeros((1, size, size, 3))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
     return sum(x.size for x in jax.tree.leaves(variables["params"]))
 
 
 @pytest.mark.parametrize(
-    "name, shortcut, num_classes, parameters",
+    "name, cifar10, cifar100",
     [
-        ("resnet20", "A", 10, 269_722),
-        ("resnet20", "B", 10, 272_474),
-        ("resnet20", "A", 100, 275_572),
-        ("resnet32", "A", 10, 464_154),
-        ("resnet32", "A", 100, 470_004),
-        ("resnet44", "A", 10, 658_586),
-        ("resnet44", "A", 100, 664_436),
-        ("resnet56", "A", 10, 853_018),
-        ("resnet56", "B", 10, 855_770),
-        ("resnet56", "A", 100, 858_868),
-        ("resnet110", "A", 10, 1_727_962),
-        ("resnet110", "A", 100, 1_733_812),
+        ("resnet20", 269_722, 275_572),
+        ("resnet32", 464_154, 470_004),
+        ("resnet44", 658_586, 664_436),
+        ("resnet56", 853_018, 858_868),
+        ("resnet110", 1_727_962, 1_733_812),
+        ("resnet18", 11_173_962, 11_220_132),
+        ("resnet34", 21_282_122, 21_328_292),
+        ("resnet50", 23_520_842, 23_705_252),
+        ("densenet_bc_100_12", 769_162, 800_032),
+        ("densenet_bc_190_40", 25_624_430, 25_821_620),
+        ("densenet121", 6_956_298, 7_048_548),
+        ("densenet169", 12_493_322, 12_643_172),
+        ("densenet201", 18_104_330, 18_277_220),
+        ("densenet264", 30_667_786, 30_909_796),
     ],
 )
-def test_parameter_counts_are_the_published_ones(name, shortcut, num_classes, parameters):
-    assert count(name, shortcut=shortcut, num_classes=num_classes) == parameters
+def test_parameter_counts_are_the_published_ones(name, cifar10, cifar100):
+    assert count(name, num_classes=10) == cifar10
+    assert count(name, num_classes=100) == cifar100
+
+
+@pytest.mark.parametrize("name, parameters", [("resnet20", 272_474), ("resnet56", 855_770)])
+def test_parameter_counts_with_projection_shortcuts(name, parameters):
+    assert count(name, num_classes=10, shortcut="B") == parameters
+
+
+@pytest.mark.parametrize(
+    "name, parameters",
+    [
+        ("resnet18", 11_689_512),
+        ("resnet34", 21_797_672),
+        ("resnet50", 25_557_032),
+        ("densenet121", 7_978_856),
+        ("densenet169", 14_149_480),
+        ("densenet201", 20_013_928),
+        ("densenet264", 33_337_704),
+    ],
+)
+def test_parameter_counts_on_imagenet(name, parameters):
+    assert count(name, size=224, num_classes=1000, stem="imagenet") == parameters
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +76,7 @@ def variables(images):
 
 def test_every_parameter_has_a_gradient(images, variables):
     model = models.create("resnet8", num_classes=10)
-
-    def loss(params):
-        logits, _ = model.apply(
-            {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
-        )
-        return jnp.mean(jnp.square(logits[:, 0] - 1))
-
-    for path, grad in jax.tree_util.tree_leaves_with_path(
-        jax.jit(jax.grad(loss))(variables["params"])
-    ):
+    for path, grad in jax.tree_util.tree_leaves_with_path(gradients(model, variables, images)):
         assert jnp.all(jnp.isfinite(grad)) and jnp.any(grad != 0), jax.tree_util.keystr(path)
 
 
@@ -117,13 +136,18 @@ def test_convolutions_start_he_normal_by_fan_out():
     assert not params["head"]["bias"].any()
 
 
+def basic_block(width):
+    norm = norm_layer(train=False, dtype=jnp.float32, axis_name=None)
+    return BasicBlock(width, stride=2, shortcut="A", conv=conv_layer(jnp.float32), norm=norm)
+
+
 def test_shortcut_a_subsamples_and_pads_channels():
-    block = BasicBlock(width=4, stride=2, shortcut="A", dtype=jnp.float32, axis_name=None)
+    block = basic_block(width=4)
     x = jnp.arange(1.0, 1 + 4 * 4 * 2).reshape(1, 4, 4, 2)
-    variables = block.init(jax.random.key(0), x, train=False)
+    variables = block.init(jax.random.key(0), x)
     # With the last BatchNorm's scale at zero only the shortcut is left.
     variables["params"]["norm2"]["scale"] *= 0
-    y = block.apply(variables, x, train=False)
+    y = block.apply(variables, x)
     assert y.shape == (1, 2, 2, 4)
     np.testing.assert_array_equal(y[0, ..., 0], 0)
     np.testing.assert_array_equal(y[0, ..., 3], 0)
@@ -132,17 +156,63 @@ def test_shortcut_a_subsamples_and_pads_channels():
 
 
 def test_strided_convolutions_pad_both_sides():
-    block = BasicBlock(width=1, stride=2, shortcut="A", dtype=jnp.float32, axis_name=None)
+    block = basic_block(width=1)
     x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1, 0].set(1.0)
-    variables = block.init(jax.random.key(0), x, train=False)
+    variables = block.init(jax.random.key(0), x)
     kernel = jnp.arange(9.0).reshape(3, 3, 1, 1)
     variables["params"]["conv1"]["kernel"] = kernel
-    _, state = block.apply(
-        variables, x, train=False, capture_intermediates=True, mutable="intermediates"
-    )
+    _, state = block.apply(variables, x, capture_intermediates=True, mutable="intermediates")
     convolved = state["intermediates"]["conv1"]["__call__"][0]
     # Output pixel (i, j) sees rows 2i - 1 to 2i + 1: the one at (1, 1) is the last of the first.
     np.testing.assert_array_equal(convolved[0, ..., 0], [[8, 6], [2, 0]])
+
+
+SMALL_DENSENET = {"num_classes": 10, "block_layers": (2, 2, 2), "growth_rate": 4}
+
+
+def gradients(model, variables, images):
+    def loss(params):
+        logits, _ = model.apply(
+            {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+        )
+        return jnp.mean(jnp.square(logits[:, 0] - 1))
+
+    return jax.jit(jax.grad(loss))(variables["params"])
+
+
+def test_recomputing_a_densenet_changes_no_gradient(images):
+    plain = models.create("densenet_bc_100_12", **SMALL_DENSENET)
+    saving = models.create("densenet_bc_100_12", recompute=True, **SMALL_DENSENET)
+    variables = plain.init(jax.random.key(0), images, train=False)
+    assert jax.tree.structure(variables) == jax.tree.structure(
+        jax.eval_shape(lambda: saving.init(jax.random.key(0), images, train=False))
+    )
+    one, other = (gradients(model, variables, images) for model in (plain, saving))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), one, other)
+    for path, grad in jax.tree_util.tree_leaves_with_path(one):
+        assert jnp.all(jnp.isfinite(grad)) and jnp.any(grad != 0), jax.tree_util.keystr(path)
+
+
+def test_dropout_acts_in_training_alone_and_follows_its_key(images):
+    model = models.create("densenet_bc_100_12", dropout_rate=0.5, **SMALL_DENSENET)
+    variables = model.init(jax.random.key(0), images, train=False)
+    plain = models.create("densenet_bc_100_12", **SMALL_DENSENET)
+    np.testing.assert_array_equal(
+        model.apply(variables, images, train=False), plain.apply(variables, images, train=False)
+    )
+
+    def train(key):
+        rngs = {"dropout": jax.random.key(key)}
+        return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)[0]
+
+    np.testing.assert_array_equal(train(1), train(1))
+    assert not np.array_equal(train(1), train(2))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121"])
+def test_unknown_stems_are_refused(name):
+    with pytest.raises(InputError, match="stem 'imagenette': allowed is cifar or imagenet"):
+        models.create(name, num_classes=10, stem="imagenette")
 
 
 @pytest.mark.parametrize("depth", [2, 18, 21, 57, -4])

@@ -34,7 +34,7 @@ def names() -> list[str]:
 
 
 def fields(name: str) -> set[str]:
-    """Returns the names of the fields that the model called `name` has.
+    """Returns the names of the fields, `name` among them, that the model called `name` has.
 
     Raises:
       InputError: with the near names, if there is no such model.
