@@ -18,15 +18,16 @@ import numpy as np
 
 GOLDENS = Path(__file__).resolve().parent.parent / "tests" / "goldens"
 
-# Golden -> the PyTorch network's constructor and arguments, and the size of the images.
+# Golden -> the PyTorch network's constructor and arguments, and the size of the images: small, but
+# not so small that a BatchNorm of a deep network is left with a handful of values.
 MODELS = {
     "resnet20": ("cifar_resnet", (20,), 8),
     "resnet20_b": ("cifar_resnet", (20, 10, "B"), 8),
     "resnet110": ("cifar_resnet", (110,), 8),
     "resnet18": ("resnet", (18,), 8),
-    "resnet50": ("resnet", (50,), 8),
+    "resnet50": ("resnet", (50,), 16),
     "resnet18_imagenet": ("resnet", (18, 10, "imagenet"), 32),
-    "resnet50_imagenet": ("resnet", (50, 10, "imagenet"), 32),
+    "resnet50_imagenet": ("resnet", (50, 10, "imagenet"), 64),
     "densenet_bc_40_12": ("DenseNet", ((6, 6, 6), 12), 8),
     "densenet_bc_100_12": ("DenseNet", ((16, 16, 16), 12), 8),
     "densenet121": ("DenseNet", ((6, 12, 24, 16), 32), 8),
