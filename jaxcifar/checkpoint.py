@@ -112,25 +112,32 @@ class Checkpoints:
     def restore_latest(self, create_state: Callable[[], Any]) -> Restored:
         """Returns what the newest checkpoint that can be read holds.
 
-        A newer one that cannot is set aside as `<step>.unreadable`. Without any checkpoint the
+        Newer ones that cannot are then set aside as `<step>.unreadable`. Without any checkpoint the
         result is step 0 and what `create_state` returns.
 
         Raises:
-          InputError: if there are checkpoints but none can be read.
+          InputError: if there are checkpoints but none can be read; they are left as they are.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        failures: dict[int, Exception] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                return self.restore(step, create_state)
+                restored = self.restore(step, create_state)
             except Exception as error:  # Orbax raises many types
-                aside = self._directory / f"{step}.unreadable"
-                (self._directory / str(step)).rename(aside)
-                logging.warning("checkpoint %d cannot be read, now %s: %s", step, aside, error)
-                self._manager.reload()
-        if steps:
+                failures[step] = error
+                continue
+            for bad, error in failures.items():
+                aside = self._directory / f"{bad}.unreadable"
+                (self._directory / str(bad)).rename(aside)
+                logging.warning("checkpoint %d cannot be read, now %s: %s", bad, aside, error)
+            self._manager.reload()
+            return restored
+        if failures:
+            newest = max(failures)
+            first_line = str(failures[newest]).strip().split("\n")[0]
             raise InputError(
-                f"{self._directory}: none of its checkpoints can be read (now *.unreadable). To "
-                "start from the beginning, choose another --workdir or remove the directory."
+                f"{self._directory}: none of its checkpoints can be read; step {newest}: "
+                f"{first_line}\nThey are of another model or damaged. To start from the beginning, "
+                "choose another --workdir or remove the directory."
             )
         return Restored(0, create_state(), Progress())
 

@@ -131,4 +131,18 @@ def test_a_run_never_starts_again_silently(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         with pytest.raises(InputError, match="none of its checkpoints can be read"):
             checkpoints.restore_latest(create)
-    assert (tmp_path / "1.unreadable").is_dir()
+    assert steps(tmp_path) == [1]
+
+
+def test_checkpoints_of_another_model_are_left_alone(tmp_path):
+    with Checkpoints(tmp_path, keep_every=1) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state(step), Progress())
+
+    def create_other():
+        return {**create(), "params": {"kernel": jnp.zeros((5, 5)), "bias": jnp.zeros(5)}}
+
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(InputError, match="none of its checkpoints can be read; step 2"):
+            checkpoints.restore_latest(create_other)
+    assert steps(tmp_path) == [1, 2]
