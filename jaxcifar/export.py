@@ -1,4 +1,7 @@
-"""Weights in PyTorch's names and layout, those of torchvision where it has the network."""
+"""Weights in PyTorch's names and layout, those of torchvision where it has the network.
+
+The goldens give both sides the same weights by it.
+"""
 
 import re
 from collections.abc import Mapping

@@ -35,7 +35,7 @@ def train_batches(
     Args:
       split: the training images.
       augment: the config's `augment` section.
-      batch_size: over all processes, of which it is a multiple.
+      batch_size: over all processes; a multiple of their number.
       seed: of the order and the augmentation.
       first_step: the number of steps done before.
       num_steps: the step to end before.

@@ -28,11 +28,6 @@ def register(variants: Mapping[str, Mapping[str, Any]]) -> Callable:
     return decorate
 
 
-def names() -> list[str]:
-    """Returns the names of all registered models, in the order of registration."""
-    return list(_REGISTRY)
-
-
 def fields(name: str) -> set[str]:
     """Returns the names of the fields, `name` among them, that the model called `name` has.
 

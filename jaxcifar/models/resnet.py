@@ -39,12 +39,12 @@ class ResNet(nn.Module):
       bottleneck: whether the blocks are bottlenecks.
       num_classes: size of the output.
       stem: "cifar" is a 3x3 convolution; "imagenet" a 7x7 one of stride 2 and max-pooling, which
-        leave an eighth of the pixels' rows to the second stage.
+        leave a quarter of the rows and columns to the first stage.
       dtype: of the computation; parameters, batch statistics and logits are float32.
       axis_name: device axis over which batch statistics are averaged, or None for each its own.
 
     Raises:
-      InputError: if the stem is neither, or the image is too small for it.
+      InputError: if the stem is neither.
     """
 
     stage_blocks: tuple[int, ...]
