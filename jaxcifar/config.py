@@ -33,6 +33,13 @@ def default() -> ConfigDict:
     config.model.name = "resnet20"  # a registered name, see jaxcifar/models
     config.model.shortcut = "A"  # CIFAR ResNets where the shape changes: A zeros, B 1x1 convolution
     config.model.stem = "cifar"  # ResNet-18.., DenseNet: cifar 3x3, imagenet 7x7 and max-pooling
+    config.model.depth = 0  # CIFAR ResNet 6n + 2, DenseNet-BC 6n + 4; 0: the named model's
+    config.model.preactivation = False  # CIFAR ResNet: BatchNorm and ReLU before each convolution
+    config.model.norm = "batch"  # ResNets: batch, group (16 channels), layer or none
+    config.model.zero_init_residual = False  # ResNets: each block starts as the identity
+    config.model.stochastic_depth = 0.0  # ResNets: chance that the last block is skipped
+    config.model.ternary = "none"  # ResNets' weights: none, twn or ttq (first and last stay float)
+    config.model.ternary_scale = "layer"  # twn: a threshold and scale for each layer or filter
     config.model.block_layers = ()  # DenseNet: layers of each block; (): the named model's
     config.model.growth_rate = 0  # DenseNet: channels that a layer adds; 0: the named model's
     config.model.dropout_rate = 0.0  # DenseNet: share of a layer's new features that are zeroed
@@ -179,6 +186,7 @@ def validate(config: ConfigDict) -> None:
             raise InputError(
                 f"{path} = {_get(config, path)!r} has no effect here: it needs {needs}"
             )
+    models.from_config(config, info.num_classes)
     durations(config, info.train_size - config.dataset.validation_size)
 
 
@@ -232,6 +240,11 @@ _ALLOWED: dict[str, _Rule] = {
     "augment.crop_padding": _at_least(0),
     "model.shortcut": _one_of("A", "B"),
     "model.stem": _one_of("cifar", "imagenet"),
+    "model.depth": _at_least(0),
+    "model.norm": _one_of("batch", "group", "layer", "none"),
+    "model.stochastic_depth": _from_below(0, 1),
+    "model.ternary": _one_of("none", "twn", "ttq"),
+    "model.ternary_scale": _one_of("layer", "filter"),
     "model.block_layers": (
         "numbers above 0, such as (6, 12, 24, 16)",
         lambda values: all(isinstance(value, int) and value > 0 for value in values),
@@ -297,6 +310,18 @@ _USED_WITH: dict[str, tuple[str, Callable[[ConfigDict], bool]]] = {
     "dataset.validation_seed": (
         "dataset.validation_size above 0",
         lambda config: config.dataset.validation_size > 0,
+    ),
+    "model.zero_init_residual": (
+        "model.norm other than 'none'",
+        lambda config: config.model.norm != "none",
+    ),
+    "model.ternary_scale": (
+        "model.ternary = 'twn'",
+        lambda config: config.model.ternary == "twn",
+    ),
+    "model.sync_batch_norm": (
+        "model.norm = 'batch'",
+        lambda config: config.model.norm == "batch",
     ),
     "optimizer.nesterov": (
         "optimizer.momentum above 0",

@@ -7,12 +7,12 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxcifar import metrics, parallel
-from jaxcifar.checkpoint import Checkpoints
+from jaxcifar.checkpoint import Checkpoints, Restored
 from jaxcifar.config import durations, validate
 from jaxcifar.data import datasets, tf_pipeline
 from jaxcifar.data.datasets import Split
 from jaxcifar.manifest import check_config, write_json
-from jaxcifar.steps import TrainState, create_program
+from jaxcifar.steps import Program, TrainState, create_program
 from jaxcifar.writers import describe
 
 Results = dict[str, dict[str, float]]
@@ -59,16 +59,7 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
       InputError: if the config cannot be meant or is not that of the run, or there is no such
         checkpoint.
     """
-    validate(config)
-    check_config(workdir, config)
-    parallel.start(config.train.distributed)
-    info = datasets.info(config.dataset.name)
-    train_size = info.train_size - config.dataset.validation_size
-    program = create_program(config, info, durations(config, train_size))
-    with Checkpoints(workdir / "checkpoints", create=False) as checkpoints:
-        step = checkpoints.find(config.eval.checkpoint)
-        state = checkpoints.restore(step, program.create_state).state
-
+    program, (step, state, _) = restore(config, workdir)
     splits = datasets.load(config.dataset)
     eval_step = parallel.map_eval_step(program.eval_step)
     results = evaluate(eval_step, parallel.replicate(state), splits, config.eval.batch_size)
@@ -77,3 +68,20 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
             print(f"{name}, {splits[name].size:,} images, step {step:,}: {describe(scalars)}")
         write_json(workdir / "evaluation.json", {"step": step, **results})
     return results
+
+
+def restore(config: ConfigDict, workdir: Path) -> tuple[Program, Restored]:
+    """Returns what a config computes, and the checkpoint of the run that it names.
+
+    Raises:
+      InputError: as `evaluate_run`.
+    """
+    validate(config)
+    check_config(workdir, config)
+    parallel.start(config.train.distributed)
+    info = datasets.info(config.dataset.name)
+    train_size = info.train_size - config.dataset.validation_size
+    program = create_program(config, info, durations(config, train_size))
+    with Checkpoints(workdir / "checkpoints", create=False) as checkpoints:
+        step = checkpoints.find(config.eval.checkpoint)
+        return program, checkpoints.restore(step, program.create_state)

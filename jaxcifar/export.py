@@ -1,115 +1,114 @@
-"""Weights in PyTorch's names and layout, those of torchvision where it has the network.
+"""Takes a run's weights to PyTorch, or PyTorch's to a run, as safetensors files.
 
-The goldens give both sides the same weights by it.
+    python -m jaxcifar.export --config configs/resnet56.py --workdir runs/a --to torch --file a.st
+    python -m jaxcifar.export --config configs/resnet56.py --workdir runs/b --from torch --file a.st
+
+The first writes the checkpoint that `eval.checkpoint` names. The second makes a workdir whose
+training starts from the file's weights, and that can be evaluated as it is. Names and layout are
+torchvision's where it has the network (the ResNets from 18 layers on and the DenseNets, with the
+ImageNet stem), and in the same manner elsewhere.
 """
 
-import re
-from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
-import jax
-import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
+from jaxcifar import cli
 from jaxcifar.errors import InputError
 
-# Path of a module here -> its name in PyTorch; the first pattern that matches the whole path.
-_MODULES = [
-    (r"conv", "conv1"),
-    (r"norm", "bn1"),
-    (r"stage(\d+)_block(\d+)/conv(\d)", r"layer\1.<\2>.conv\3"),
-    (r"stage(\d+)_block(\d+)/norm(\d)", r"layer\1.<\2>.bn\3"),
-    (r"stage(\d+)_block(\d+)/conv_shortcut", r"layer\1.<\2>.downsample.0"),
-    (r"stage(\d+)_block(\d+)/norm_shortcut", r"layer\1.<\2>.downsample.1"),
-    (r"head", "fc"),
-]
-_DENSENET_MODULES = [
-    (r"conv", "features.conv0"),
-    (r"norm_stem", "features.norm0"),
-    (r"block(\d+)_layer(\d+)/(\w+)", r"features.denseblock\1.denselayer\2.\3"),
-    (r"transition(\d+)_(\w+)", r"features.transition\1.\2"),
-    (r"norm", "features.norm5"),
-    (r"head", "classifier"),
-]
-_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's.")
+_FILE = flags.DEFINE_string("file", None, "A safetensors file.")
+_TO = flags.DEFINE_enum("to", None, ["torch"], "Write the run's weights to the file.")
+_FROM = flags.DEFINE_enum("from", None, ["torch"], "Start a run from the file's weights.")
 
 
-def torch_name(path: str, densenet: bool) -> str:
-    """Returns PyTorch's name of the array at `path`, as stage1_block1/conv1/kernel."""
-    module, leaf = path.rsplit("/", 1)
-    for pattern, replacement in _DENSENET_MODULES if densenet else _MODULES:
-        if match := re.fullmatch(pattern, module):
-            name = match.expand(replacement)
-            # Blocks are counted from 0 there.
-            name = re.sub(r"<(\d+)>", lambda number: str(int(number[1]) - 1), name)
-            return f"{name}.{_LEAVES[leaf]}"
-    raise KeyError(path)
+def main() -> None:
+    """Does what the flags say."""
+    if bool(_TO.value) == bool(_FROM.value):
+        raise InputError("give one of --to and --from")
+    move = write_torch if _TO.value else read_torch
+    move(_CONFIG.value, Path(_WORKDIR.value), Path(_FILE.value))
 
 
-def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns all arrays of a model by their names in PyTorch, and in its layout.
-
-    Convolution kernels go from [H, W, in, out] to [out, in, H, W], the classifier's from [in, out]
-    to [out, in].
+def write_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
+    """Writes the weights of a run's checkpoint to a safetensors file.
 
     Args:
-      variables: `params` and `batch_stats` of a ResNet or a DenseNet.
-    """
-    return {
-        name: np.ascontiguousarray(np.transpose(np.asarray(array), _to_torch_axes(array.ndim)))
-        for name, (_, array) in _by_torch_name(variables).items()
-    }
-
-
-def from_torch(arrays: Mapping[str, np.ndarray], template: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `params` and `batch_stats` in the structure of `template`, with PyTorch's values.
-
-    Args:
-      arrays: by PyTorch's names; counters of batches (`num_batches_tracked`) are ignored.
-      template: the variables of the same model, arrays or their shapes.
+      config: that of the run; `eval.checkpoint` chooses the checkpoint.
+      workdir: of the run.
+      file: replaced as a whole, if it exists.
 
     Raises:
-      InputError: naming arrays that are missing, left over, or of another shape.
+      InputError: if the config is not the run's, there is no such checkpoint, or PyTorch has no
+        layers for the network's.
     """
-    arrays = {k: v for k, v in arrays.items() if not k.endswith("num_batches_tracked")}
-    wanted = _by_torch_name(template)
-    for kind, names in (
-        ("missing", wanted.keys() - arrays.keys()),
-        ("not of this model", arrays.keys() - wanted.keys()),
-    ):
-        if names:
-            shown = ", ".join(sorted(names)[:5])
-            raise InputError(
-                f"{len(names)} arrays are {kind}: {shown}" + ", ..." * (len(names) > 5)
-            )
+    from safetensors.numpy import save_file  # nothing heavy before --help is answered
 
-    values = {}
-    for name, (path, like) in wanted.items():
-        value = np.transpose(arrays[name], np.argsort(_to_torch_axes(like.ndim)))
-        if value.shape != like.shape:
-            raise InputError(
-                f"{name}: shape {arrays[name].shape}, expected "
-                f"{tuple(like.shape[axis] for axis in _to_torch_axes(like.ndim))}"
-            )
-        values[path] = value.astype(like.dtype)
-    return jax.tree_util.tree_map_with_path(lambda path, _: values[path], dict(template))
+    from jaxcifar.evaluate import restore
+    from jaxcifar.torch_weights import to_torch
+
+    if config.model.ternary != "none":
+        raise InputError(
+            f"model.ternary = {config.model.ternary!r}: a file for PyTorch holds the weights of "
+            "float convolutions only"
+        )
+    _, restored = restore(config, workdir)
+    arrays = to_torch({"params": restored.state.params, "batch_stats": restored.state.batch_stats})
+    metadata = {"format": "pt", "model": config.model.name, "step": str(restored.step)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(file.name + ".part")
+    save_file(arrays, part, metadata)
+    part.replace(file)
+    print(f"{file}: {len(arrays)} arrays of {config.model.name}, step {restored.step:,}")
 
 
-def _by_torch_name(variables: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """PyTorch's name -> path and array of each variable."""
-    variables = dict(variables)
-    densenet = any(name.startswith("block1_layer") for name in variables["params"])
-    named = {}
-    for path, array in jax.tree_util.tree_leaves_with_path(variables):
-        keys = "/".join(entry.key for entry in path[1:])  # without the collection
-        named[torch_name(keys, densenet)] = path, array
-    return named
+def read_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
+    """Makes a workdir whose checkpoint, at step 0, has the weights of a safetensors file.
+
+    Args:
+      config: of the run that is to start there.
+      workdir: without checkpoints.
+      file: with PyTorch's names, see `from_torch`.
+
+    Raises:
+      InputError: if the workdir has checkpoints, or the file is missing, damaged, or of another
+        network.
+    """
+    import jax
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    from jaxcifar.checkpoint import Checkpoints, Progress
+    from jaxcifar.config import durations, validate
+    from jaxcifar.data import datasets
+    from jaxcifar.manifest import record_start
+    from jaxcifar.steps import create_program
+    from jaxcifar.torch_weights import from_torch
+
+    validate(config)
+    directory = workdir / "checkpoints"
+    if directory.exists() and any(directory.iterdir()):
+        raise InputError(f"{directory} holds checkpoints; choose another --workdir")
+    try:
+        arrays = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file}: not a safetensors file that can be read: {error}") from error
+    info = datasets.info(config.dataset.name)
+    train_size = info.train_size - config.dataset.validation_size
+    state = create_program(config, info, durations(config, train_size)).create_state()
+    try:
+        values = from_torch(arrays, {"params": state.params, "batch_stats": state.batch_stats})
+    except InputError as error:
+        raise InputError(f"{file} is not of this {config.model.name}: {error}") from error
+    workdir.mkdir(parents=True, exist_ok=True)
+    with Checkpoints(directory) as checkpoints:
+        checkpoints.save(0, jax.device_get(state.replace(**values)), Progress())
+    record_start(workdir, config, step=0)
+    print(f"{workdir}: a run of {config.model.name} at step 0, with the weights of {file}")
 
 
-def _to_torch_axes(ndim: int) -> tuple[int, ...]:
-    return {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}[ndim]
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir", "file"])
+    cli.run(main, __doc__)

@@ -64,7 +64,7 @@ def map_train_step(train_step: Callable) -> Callable:
 
 
 def map_eval_step(eval_step: Callable) -> Callable:
-    """Maps (state, batch) -> sums over the devices."""
+    """Maps (state, ...) -> results over the devices."""
     return jax.pmap(eval_step, axis_name=AXIS)
 
 

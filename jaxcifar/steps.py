@@ -22,6 +22,7 @@ from jaxcifar.config import Durations
 from jaxcifar.data import augment
 from jaxcifar.data.datasets import DatasetInfo
 from jaxcifar.metrics import Sums, batch_sums
+from jaxcifar.models import ternary
 from jaxcifar.optimizers import create_optimizer
 from jaxcifar.parallel import AXIS
 from jaxcifar.schedules import create_schedule
@@ -54,18 +55,21 @@ class Program:
       create_state: () -> TrainState at step 0.
       train_step: (state, batch) -> (state, sums), see `train_step`.
       eval_step: (state, batch) -> sums, see `eval_step`.
+      weight_levels: state -> the shares of ternary weights at each level, see `weight_levels`; or
+        None, for a network without.
       learning_rate: step -> learning rate.
     """
 
     create_state: Callable[[], TrainState]
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Sums]]
     eval_step: Callable[[TrainState, Batch], Sums]
+    weight_levels: Callable[[TrainState], dict[str, jax.Array]] | None
     learning_rate: optax.Schedule
 
 
 def create_program(config: ConfigDict, info: DatasetInfo, durations: Durations) -> Program:
     """Builds the model, the optimizer and the steps that a validated config describes."""
-    model = create_model(config, info)
+    model = models.from_config(config, info.num_classes, AXIS)
     learning_rate = create_schedule(config, durations)
     optimizer = create_optimizer(config.optimizer, learning_rate)
     preprocess = partial(augment.normalize, mean=info.mean, std=info.std)
@@ -82,24 +86,12 @@ def create_program(config: ConfigDict, info: DatasetInfo, durations: Durations) 
             axis_name=AXIS,
         ),
         eval_step=partial(eval_step, model=model, preprocess=preprocess, axis_name=AXIS),
+        weight_levels=(
+            partial(weight_levels, model=model, image_shape=info.image_shape)
+            if config.model.ternary != "none"
+            else None
+        ),
         learning_rate=learning_rate,
-    )
-
-
-def create_model(config: ConfigDict, info: DatasetInfo) -> nn.Module:
-    """Returns the network that the config's `model` section describes, for a data set's classes."""
-    takes = models.fields(config.model.name)
-    unset = {"growth_rate": 0, "block_layers": ()}  # leave these to what the name stands for
-    return models.create(
-        config.model.name,
-        num_classes=info.num_classes,
-        dtype=jnp.dtype(config.train.precision),
-        axis_name=AXIS if config.model.sync_batch_norm else None,
-        **{
-            field: value
-            for field, value in config.model.items()
-            if field in takes - {"name"} and value != unset.get(field)
-        },
     )
 
 
@@ -186,3 +178,18 @@ def eval_step(
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     logits = model.apply(variables, preprocess(batch["image"]), train=False)
     return lax.psum(batch_sums(logits, batch["label"], batch["mask"]), axis_name)
+
+
+def weight_levels(
+    state: TrainState, *, model: nn.Module, image_shape: tuple[int, int, int]
+) -> dict[str, jax.Array]:
+    """Returns the shares of a network's ternary weights that are `negative`, `zero`, `positive`."""
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    images = jnp.zeros((1, *image_shape))
+    _, found = model.apply(variables, images, train=False, mutable=[ternary.LEVELS])
+    counts = dict.fromkeys(("negative", "zero", "positive"), 0)
+    for path, count in jax.tree_util.tree_leaves_with_path(found[ternary.LEVELS]):
+        level = next(entry.key for entry in path if getattr(entry, "key", None) in counts)
+        counts[level] += count
+    total = sum(counts.values())
+    return {level: count / total for level, count in counts.items()}

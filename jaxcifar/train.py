@@ -85,6 +85,8 @@ def _loop(
 ) -> Results:
     train_step = parallel.map_train_step(program.train_step)
     eval_step = parallel.map_eval_step(program.eval_step)
+    if program.weight_levels:
+        weight_levels = parallel.map_eval_step(program.weight_levels)
     state, progress = parallel.replicate(start.state), start.progress
     batches = tf_pipeline.train_batches(
         splits["train"],
@@ -130,6 +132,8 @@ def _loop(
             results = evaluate(eval_step, state, splits, config.eval.batch_size)
             for name, scalars in results.items():
                 writers.evaluation(step, name, scalars)
+            if program.weight_levels:
+                writers.evaluation(step, "weights", parallel.fetch(weight_levels(state)))
             accuracy = results.get("validation", {}).get("accuracy", -1.0)
             if accuracy > progress.best_accuracy:
                 progress = dataclasses.replace(progress, best_step=step, best_accuracy=accuracy)

@@ -22,6 +22,9 @@ _COLUMNS = (
     "accuracy",
     "learning_rate",
     "images_per_second",
+    "negative",
+    "zero",
+    "positive",
     "time",
 )
 
@@ -103,7 +106,7 @@ class Writers:
             self.line(f"step {step:,}/{self._num_steps:,}  {text}  {left}".rstrip())
 
     def evaluation(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
-        """Writes and prints the scalars of a whole split after `step` updates."""
+        """Writes and prints the scalars of a split, or of the weights, after `step` updates."""
         self._write(step, split, scalars)
         epoch = step / self._steps_per_epoch
         self.line(f"{split} at step {step:,}, epoch {epoch:.2f}: {describe(scalars)}")
@@ -187,8 +190,13 @@ def describe(scalars: Mapping[str, float]) -> str:
         "accuracy": "accuracy {:.2%}",
         "learning_rate": "learning rate {:.4g}",
         "images_per_second": "{:,.0f} images/s",
+        "negative": "{:.1%} at -1",
+        "zero": "{:.1%} at 0",
+        "positive": "{:.1%} at 1",
     }
-    return "  ".join(formats[name].format(value) for name, value in scalars.items())
+    return "  ".join(
+        text.format(scalars[name]) for name, text in formats.items() if name in scalars
+    )
 
 
 def duration(seconds: float) -> str:

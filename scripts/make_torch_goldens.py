@@ -21,17 +21,29 @@ GOLDENS = Path(__file__).resolve().parent.parent / "tests" / "goldens"
 # Golden -> the PyTorch network's constructor and arguments, and the size of the images: small, but
 # not so small that a BatchNorm of a deep network is left with a handful of values.
 MODELS = {
-    "resnet20": ("cifar_resnet", (20,), 8),
-    "resnet20_b": ("cifar_resnet", (20, 10, "B"), 8),
-    "resnet110": ("cifar_resnet", (110,), 8),
-    "resnet18": ("resnet", (18,), 8),
-    "resnet50": ("resnet", (50,), 16),
-    "resnet18_imagenet": ("resnet", (18, 10, "imagenet"), 32),
-    "resnet50_imagenet": ("resnet", (50, 10, "imagenet"), 64),
-    "densenet_bc_40_12": ("DenseNet", ((6, 6, 6), 12), 8),
-    "densenet_bc_100_12": ("DenseNet", ((16, 16, 16), 12), 8),
-    "densenet121": ("DenseNet", ((6, 12, 24, 16), 32), 8),
-    "densenet121_imagenet": ("DenseNet", ((6, 12, 24, 16), 32, 10, "imagenet"), 32),
+    "resnet20": ("cifar_resnet", (20,), {}, 8),
+    "resnet20_b": ("cifar_resnet", (20,), {"shortcut": "B"}, 8),
+    "resnet20_preactivation": ("cifar_resnet", (20,), {"preactivation": True}, 8),
+    "resnet20_group": ("cifar_resnet", (20,), {"norm": "group"}, 8),
+    "resnet20_layer": ("cifar_resnet", (20,), {"norm": "layer"}, 8),
+    "resnet20_none": ("cifar_resnet", (20,), {"norm": "none"}, 8),
+    "resnet20_twn": ("cifar_resnet", (20,), {"ternary": "layer"}, 8),
+    "resnet20_twn_filter": ("cifar_resnet", (20,), {"ternary": "filter"}, 8),
+    "resnet20_ttq": ("cifar_resnet", (20,), {"ternary": "ttq"}, 8),
+    "resnet110": ("cifar_resnet", (110,), {}, 8),
+    "resnet110_preactivation": ("cifar_resnet", (110,), {"preactivation": True}, 8),
+    "resnet18": ("resnet", (18,), {}, 8),
+    "resnet18_none": ("resnet", (18,), {"norm": "none"}, 8),
+    "resnet18_twn": ("resnet", (18,), {"ternary": "layer"}, 8),
+    "resnet18_ttq": ("resnet", (18,), {"ternary": "ttq"}, 8),
+    "resnet50": ("resnet", (50,), {}, 16),
+    "resnet50_group": ("resnet", (50,), {"norm": "group"}, 16),
+    "resnet18_imagenet": ("resnet", (18,), {"stem": "imagenet"}, 32),
+    "resnet50_imagenet": ("resnet", (50,), {"stem": "imagenet"}, 64),
+    "densenet_bc_40_12": ("densenet", ((6, 6, 6), 12), {}, 8),
+    "densenet_bc_100_12": ("densenet", ((16, 16, 16), 12), {}, 8),
+    "densenet121": ("densenet", ((6, 12, 24, 16), 32), {}, 8),
+    "densenet121_imagenet": ("densenet", ((6, 12, 24, 16), 32), {"stem": "imagenet"}, 32),
 }
 BATCH = 8
 
@@ -44,11 +56,11 @@ def weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
         values = 1 + 0.2 * np.abs(normal)
     elif len(shape) > 1:
         values = normal * np.sqrt(2 / (np.prod(shape[2:]) * shape[0]))  # 2 / fan-out
-    elif name.endswith("weight"):
+    elif name.endswith(("weight", "scale")):
         values = 1 + 0.2 * normal
     else:
         values = 0.2 * normal
-    return values.astype(np.float32)
+    return np.asarray(values, np.float32)
 
 
 def batch(size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,8 +117,8 @@ def main() -> None:
     import torch_models
 
     GOLDENS.mkdir(exist_ok=True)
-    for name, (constructor, arguments, size) in MODELS.items():
-        result = golden(getattr(torch_models, constructor)(*arguments), size)
+    for name, (constructor, arguments, fields, size) in MODELS.items():
+        result = golden(getattr(torch_models, constructor)(*arguments, **fields), size)
         (GOLDENS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
         print(name)
 

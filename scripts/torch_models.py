@@ -3,9 +3,72 @@
 Modules are named as torchvision names them, where it has the network.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+
+class Norm:
+    """The kinds of normalisation; without one, a residual branch ends in a learned factor."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+
+    def __call__(self, width: int, last: bool = False) -> nn.Module:
+        """Returns a layer for `width` channels."""
+        if self.kind == "batch":
+            return nn.BatchNorm2d(width)
+        if self.kind == "none":
+            return Factor() if last else nn.Identity()
+        return nn.GroupNorm(width // 16 if self.kind == "group" else 1, width)
+
+
+class Factor(nn.Module):
+    """Multiplies by a learned number."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight
+
+
+class TernaryConv2d(nn.Conv2d):
+    """A convolution by TWN ("layer" or "filter" scales) or TTQ, straight-through by `detach`."""
+
+    def __init__(self, *args, scheme: str, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.scheme = scheme
+        if scheme == "ttq":
+            self.positive_scale = nn.Parameter(torch.ones(()))
+            self.negative_scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        w = self.weight
+        if self.scheme == "ttq":
+            above = w.detach() > 0.05 * w.detach().abs().max()
+            below = w.detach() < -0.05 * w.detach().abs().max()
+            p, n = self.positive_scale, self.negative_scale
+            # The latent weights' part has the value 0 and the gradient of its level's scale.
+            scale = torch.where(above, p, torch.where(below, n, 1)).detach()
+            w = above * p - below * n + scale * (w - w.detach())
+        else:
+            dim = (1, 2, 3) if self.scheme == "filter" else (0, 1, 2, 3)
+            size = w.detach().abs()
+            kept = size > 0.7 * size.mean(dim, keepdim=True)
+            alpha = (size * kept).sum(dim, keepdim=True) / kept.sum(dim, keepdim=True)
+            w = alpha * kept * w.detach().sign() + w - w.detach()
+        return F.conv2d(x, w, self.bias, self.stride, self.padding)
+
+
+def make_conv(norm: str, ternary: str):
+    """Returns the constructor of the convolutions within the blocks."""
+    if ternary == "none":
+        return partial(nn.Conv2d, bias=norm == "none")
+    return partial(TernaryConv2d, bias=norm == "none", scheme=ternary)
 
 
 class Shortcut(nn.Module):
@@ -20,20 +83,15 @@ class Shortcut(nn.Module):
         return F.pad(x, (0, 0, 0, 0, self.extra // 2, self.extra - self.extra // 2))
 
 
-def projection(width_in: int, width: int, stride: int) -> nn.Module:
-    """Shortcut B: a strided 1x1 convolution and BatchNorm."""
-    return nn.Sequential(nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width))
-
-
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
 
-    def __init__(self, width_in: int, width: int, stride: int, downsample: nn.Module | None):
+    def __init__(self, width_in, width, stride, downsample, conv, norm):
         super().__init__()
-        self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.conv1 = conv(width_in, width, 3, stride, 1)
+        self.bn1 = norm(width)
+        self.conv2 = conv(width, width, 3, 1, 1)
+        self.bn2 = norm(width, last=True)
         self.downsample = downsample
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -44,14 +102,14 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, 3x3 (with the stride) and 1x1 convolutions and a shortcut."""
 
-    def __init__(self, width_in: int, width: int, stride: int, downsample: nn.Module | None):
+    def __init__(self, width_in, width, stride, downsample, conv, norm):
         super().__init__()
-        self.conv1 = nn.Conv2d(width_in, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.conv1 = conv(width_in, width, 1)
+        self.bn1 = norm(width)
+        self.conv2 = conv(width, width, 3, stride, 1)
+        self.bn2 = norm(width)
+        self.conv3 = conv(width, 4 * width, 1)
+        self.bn3 = norm(4 * width, last=True)
         self.downsample = downsample
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -61,14 +119,43 @@ class Bottleneck(nn.Module):
         return F.relu(y + (self.downsample(x) if self.downsample else x))
 
 
-class ResNet(nn.Module):
-    """He et al. 2015: widths and blocks of each stage, the stem's kernel and the shortcut."""
+class PreActivationBlock(nn.Module):
+    """Normalisation and ReLU before each convolution; the network's first block has had its own."""
 
-    def __init__(self, block, widths, blocks, num_classes=10, stem="cifar", shortcut="B"):
+    def __init__(self, width_in, width, stride, downsample, conv, norm, first):
+        super().__init__()
+        self.bn1 = None if first else norm(width_in)
+        self.conv1 = conv(width_in, width, 3, stride, 1)
+        self.bn2 = norm(width)
+        self.conv2 = conv(width, width, 3, 1, 1)
+        self.downsample = downsample
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.bn1(x)) if self.bn1 else x
+        y = self.conv2(F.relu(self.bn2(self.conv1(y))))
+        return y + (self.downsample(x) if self.downsample else x)
+
+
+class ResNet(nn.Module):
+    """He et al. 2015 and 2016: widths and blocks of each stage, the stem and the shortcut."""
+
+    def __init__(
+        self,
+        block,
+        widths,
+        blocks,
+        num_classes=10,
+        stem="cifar",
+        shortcut="B",
+        norm="batch",
+        ternary="none",
+    ):
         super().__init__()
         kernel, stride = (3, 1) if stem == "cifar" else (7, 2)
-        self.conv1 = nn.Conv2d(3, widths[0], kernel, stride, kernel // 2, bias=False)
-        self.bn1 = nn.BatchNorm2d(widths[0])
+        bias = norm == "none"
+        conv, norm = make_conv(norm, ternary), Norm(norm)
+        self.conv1 = nn.Conv2d(3, widths[0], kernel, stride, kernel // 2, bias=bias)
+        self.bn1 = norm(widths[0])
         self.pool = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, 2, 1)
         expansion, width_in, stages = 4 if block is Bottleneck else 1, widths[0], []
         for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
@@ -78,21 +165,25 @@ class ResNet(nn.Module):
                 width_out, downsample = expansion * width, None
                 if stride != 1 or width_in != width_out:
                     downsample = (
-                        projection(width_in, width_out, stride)
+                        nn.Sequential(conv(width_in, width_out, 1, stride), norm(width_out))
                         if shortcut == "B"
                         else Shortcut(stride, width_out - width_in)
                     )
-                layers.append(block(width_in, width, stride, downsample))
+                extra = (not stage and not index,) if block is PreActivationBlock else ()
+                layers.append(block(width_in, width, stride, downsample, conv, norm, *extra))
                 width_in = width_out
             stages.append(nn.Sequential(*layers))
             setattr(self, f"layer{stage + 1}", stages[-1])
         self.num_stages = len(stages)
+        self.bn_end = norm(width_in) if block is PreActivationBlock else None
         self.fc = nn.Linear(width_in, num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.pool(F.relu(self.bn1(self.conv1(x))))
         for stage in range(self.num_stages):
             x = getattr(self, f"layer{stage + 1}")(x)
+        if self.bn_end:
+            x = F.relu(self.bn_end(x))
         return self.fc(x.mean((2, 3)))
 
 
@@ -153,15 +244,21 @@ class DenseNet(nn.Module):
         return self.classifier(F.relu(self.features(x)).mean((2, 3)))
 
 
-def cifar_resnet(depth: int, num_classes: int = 10, shortcut: str = "A") -> nn.Module:
+def cifar_resnet(depth: int, preactivation: bool = False, **fields) -> nn.Module:
     """The ResNet of 6n + 2 layers for CIFAR."""
-    blocks = ((depth - 2) // 6,) * 3
-    return ResNet(BasicBlock, (16, 32, 64), blocks, num_classes, shortcut=shortcut)
+    block = PreActivationBlock if preactivation else BasicBlock
+    fields = {"shortcut": "A", **fields}
+    return ResNet(block, (16, 32, 64), ((depth - 2) // 6,) * 3, **fields)
 
 
-def resnet(depth: int, num_classes: int = 10, stem: str = "cifar") -> nn.Module:
+def resnet(depth: int, **fields) -> nn.Module:
     """ResNet-18, 34, 50, 101 or 152."""
     blocks = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
     blocks |= {101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
     block = BasicBlock if depth < 50 else Bottleneck
-    return ResNet(block, (64, 128, 256, 512), blocks[depth], num_classes, stem)
+    return ResNet(block, (64, 128, 256, 512), blocks[depth], **fields)
+
+
+def densenet(block_layers: tuple[int, ...], growth_rate: int, **fields) -> nn.Module:
+    """A DenseNet-BC."""
+    return DenseNet(block_layers, growth_rate, **fields)

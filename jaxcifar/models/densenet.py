@@ -22,7 +22,16 @@ from flax import linen as nn
 
 from jaxcifar.errors import InputError
 from jaxcifar.models import register
-from jaxcifar.models.layers import Conv, Norm, classify, conv_layer, max_pool, norm_layer
+from jaxcifar.models.layers import (
+    Conv,
+    Norm,
+    check_choice,
+    check_images,
+    classify,
+    conv_layer,
+    max_pool,
+    norm_layer,
+)
 
 
 class DenseLayer(nn.Module):
@@ -50,30 +59,28 @@ class DenseLayer(nn.Module):
         return nn.Dropout(self.dropout_rate, deterministic=not self.train)(y)
 
 
-def _cifar(depth: int, growth_rate: int) -> dict:
-    return {"block_layers": ((depth - 4) // 6,) * 3, "growth_rate": growth_rate}
-
-
 def _imagenet(*block_layers: int) -> dict:
     return {"block_layers": block_layers, "growth_rate": 32}
 
 
 @register(
     {
-        "densenet_bc_100_12": _cifar(100, 12),
-        "densenet_bc_250_24": _cifar(250, 24),
-        "densenet_bc_190_40": _cifar(190, 40),
+        "densenet_bc_100_12": {"depth": 100, "growth_rate": 12},
+        "densenet_bc_250_24": {"depth": 250, "growth_rate": 24},
+        "densenet_bc_190_40": {"depth": 190, "growth_rate": 40},
         "densenet121": _imagenet(6, 12, 24, 16),
         "densenet169": _imagenet(6, 12, 32, 32),
         "densenet201": _imagenet(6, 12, 48, 32),
         "densenet264": _imagenet(6, 12, 64, 48),
-    }
+    },
+    source="Huang et al. 2016",
 )
 class DenseNet(nn.Module):
     """A DenseNet-BC.
 
     Attributes:
-      block_layers: number of layers of each dense block.
+      depth: 6n + 4 for three blocks of n layers, or 0 where `block_layers` says.
+      block_layers: number of layers of each dense block, or () where `depth` says.
       growth_rate: k, the channels that a layer adds; the stem has 2k.
       num_classes: size of the output.
       stem: "cifar" is a 3x3 convolution; "imagenet" a 7x7 one of stride 2, BatchNorm, ReLU and
@@ -86,12 +93,14 @@ class DenseNet(nn.Module):
       axis_name: device axis over which batch statistics are averaged, or None for each its own.
 
     Raises:
-      InputError: if the stem is neither.
+      InputError: if the depth is not 6n + 4 with n above 0, or the stem neither, or both depth and
+        block_layers are given.
     """
 
-    block_layers: tuple[int, ...]
     growth_rate: int
     num_classes: int
+    depth: int = 0
+    block_layers: tuple[int, ...] = ()
     stem: str = "cifar"
     compression: float = 0.5
     dropout_rate: float = 0.0
@@ -101,8 +110,16 @@ class DenseNet(nn.Module):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.stem not in ("cifar", "imagenet"):
-            raise InputError(f"a DenseNet with stem {self.stem!r}: allowed is cifar or imagenet")
+        check_choice("a DenseNet with stem", self.stem, ("cifar", "imagenet"))
+        if self.block_layers and self.depth:
+            raise InputError(
+                f"a DenseNet of depth {self.depth} with block_layers {self.block_layers}: the one "
+                "stands for the other"
+            )
+        if not self.block_layers and (self.depth < 10 or (self.depth - 4) % 6):
+            raise InputError(
+                f"a DenseNet-BC of depth {self.depth}: allowed is 6n + 4, as 40, 100, 190, 250"
+            )
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
@@ -110,12 +127,16 @@ class DenseNet(nn.Module):
         conv = conv_layer(self.dtype)
         norm = norm_layer(train, self.dtype, self.axis_name)
         layer = nn.remat(DenseLayer) if self.recompute else DenseLayer
+        block_layers = self.block_layers or ((self.depth - 4) // 6,) * 3
+        # Each transition halves the map, the ImageNet stem twice more.
+        pixels = 2 ** (len(block_layers) - 1)
+        check_images(images, smallest=pixels if self.stem == "cifar" else 4 * pixels)
         if self.stem == "cifar":
             x = conv(2 * self.growth_rate, 3, name="conv")(images)
         else:
             x = conv(2 * self.growth_rate, 7, 2, name="conv")(images)
             x = max_pool(nn.relu(norm(name="norm_stem")(x)))
-        for block, layers in enumerate(self.block_layers, 1):
+        for block, layers in enumerate(block_layers, 1):
             for index in range(1, layers + 1):
                 y = layer(
                     self.growth_rate,
@@ -126,7 +147,7 @@ class DenseNet(nn.Module):
                     name=f"block{block}_layer{index}",
                 )(x)
                 x = jnp.concatenate([x, y], axis=-1)
-            if block < len(self.block_layers):
+            if block < len(block_layers):
                 x = nn.relu(norm(name=f"transition{block}_norm")(x))
                 x = conv(int(x.shape[-1] * self.compression), 1, name=f"transition{block}_conv")(x)
                 x = nn.avg_pool(x, (2, 2), strides=(2, 2))

@@ -1,11 +1,14 @@
 """The layers that the networks share, initialised as their papers have it."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+
+from jaxcifar.errors import InputError
 
 # He et al. 2015, "Delving Deep into Rectifiers", equation 14: variance 2 / fan-out, which keeps the
 # scale of the gradients.
@@ -14,35 +17,44 @@ he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # Uniform within 1 / sqrt(fan-in), as torch.nn.Linear.
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
+NORMS = ("batch", "group", "layer", "none")
+
+Layer = Callable[[jax.Array], jax.Array]
+
 
 class Conv(Protocol):
-    """Makes a square convolution without bias, padded by half its size on every side.
+    """Makes a square convolution, padded by half its size on every side.
 
     The padding is explicit because "SAME" pads a strided convolution on the far sides only, where
     the published networks pad both.
     """
 
-    def __call__(self, features: int, kernel_size: int, strides: int = 1, *, name: str) -> nn.Conv:
+    def __call__(self, features: int, kernel_size: int, strides: int = 1, *, name: str) -> Layer:
         """Returns the layer: [B, H, W, C] to [B, H / strides, W / strides, features]."""
 
 
 class Norm(Protocol):
-    """Makes a batch normalisation, which knows already whether it is training."""
+    """Makes a normalisation, which knows already whether it is training."""
 
-    def __call__(self, *, name: str) -> nn.BatchNorm:
-        """Returns the layer, which keeps the shape [B, H, W, C]."""
+    def __call__(self, *, name: str, last: bool = False) -> Layer:
+        """Returns the layer, which keeps the shape [B, H, W, C].
+
+        Args:
+          name: of the layer.
+          last: whether a residual branch ends with it.
+        """
 
 
-def conv_layer(dtype: jnp.dtype) -> Conv:
+def conv_layer(dtype: jnp.dtype, use_bias: bool = False) -> Conv:
     """Returns the maker of a network's convolutions, which compute in `dtype`."""
 
-    def make(features: int, kernel_size: int, strides: int = 1, *, name: str) -> nn.Conv:
+    def make(features: int, kernel_size: int, strides: int = 1, *, name: str) -> Layer:
         return nn.Conv(
             features,
             (kernel_size, kernel_size),
             (strides, strides),
             padding=kernel_size // 2,
-            use_bias=False,
+            use_bias=use_bias,
             kernel_init=he_normal_fan_out,
             dtype=dtype,
             name=name,
@@ -51,22 +63,52 @@ def conv_layer(dtype: jnp.dtype) -> Conv:
     return make
 
 
-def norm_layer(train: bool, dtype: jnp.dtype, axis_name: str | None) -> Norm:
-    """Returns the maker of a network's batch normalisations.
+def norm_layer(
+    train: bool,
+    dtype: jnp.dtype,
+    axis_name: str | None,
+    kind: str = "batch",
+    zero_init_residual: bool = False,
+) -> Norm:
+    """Returns the maker of a network's normalisations.
 
     Args:
-      train: normalise by the batch's statistics, and let the running ones keep 0.9 of their value.
+      train: normalise by the batch's statistics, and let the running ones keep 0.9 of their value;
+        for batch normalisation.
       dtype: of the result; statistics are float32.
       axis_name: device axis over which batch statistics are averaged, or None.
+      kind: "batch" (Ioffe and Szegedy 2015); "group", 16 channels each, and "layer", all channels
+        and pixels of an example (Wu and He 2018, "Group Normalization", section 3.1 and table 3);
+        "none", where a residual branch ends in a learned factor that starts at 0 instead, without
+        which the deeper networks diverge (De and Smith 2020, "Batch Normalization Biases Residual
+        Blocks Towards the Identity Function in Deep Networks", section 4: SkipInit).
+      zero_init_residual: let the scales that end residual branches start at 0, so that every block
+        starts as the identity (Goyal et al. 2017, "Accurate, Large Minibatch SGD", section 5.1).
     """
-    return partial(
-        nn.BatchNorm,
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
-        dtype=dtype,
-        axis_name=axis_name,
-    )
+    makers = {
+        "batch": partial(
+            nn.BatchNorm, use_running_average=not train, momentum=0.9, axis_name=axis_name
+        ),
+        "group": partial(nn.GroupNorm, num_groups=None, group_size=16),
+        "layer": partial(nn.GroupNorm, num_groups=1),
+    }
+
+    def make(*, name: str, last: bool = False) -> Layer:
+        if kind == "none":
+            return Factor(name=name) if last else lambda x: x
+        zeros, ones = nn.initializers.zeros, nn.initializers.ones
+        scale_init = zeros if zero_init_residual and last else ones
+        return makers[kind](epsilon=1e-5, dtype=dtype, scale_init=scale_init, name=name)
+
+    return make
+
+
+class Factor(nn.Module):
+    """A learned number, at first 0, that multiplies its input."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x * self.param("scale", nn.initializers.zeros, (1,)).astype(x.dtype)
 
 
 def max_pool(x: jax.Array) -> jax.Array:
@@ -79,3 +121,19 @@ def classify(x: jax.Array, num_classes: int, dtype: jnp.dtype) -> jax.Array:
     x = jnp.mean(x, axis=(1, 2))
     head = nn.Dense(num_classes, kernel_init=uniform_fan_in, dtype=dtype, name="head")
     return head(x).astype(jnp.float32)
+
+
+def check_choice(what: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """Raises an InputError unless `value`, called `what`, is one of those allowed."""
+    if value not in allowed:
+        raise InputError(f"{what} {value!r}: allowed is {' or '.join(map(str, allowed))}")
+
+
+def check_images(images: jax.Array, smallest: int) -> None:
+    """Raises an InputError unless images [B, H, W, C] are square and no smaller than `smallest`."""
+    height, width = images.shape[1:3]
+    if height != width or height < smallest:
+        raise InputError(
+            f"images of {height}x{width} pixels: this network takes square ones of "
+            f"{smallest}x{smallest} or more"
+        )

@@ -13,13 +13,11 @@ of stride 1 without pooling, so that a 32x32 image has maps of 32, 16, 8 and 4 p
 """
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxcifar.errors import InputError
 from jaxcifar.models import register
-from jaxcifar.models.blocks import BasicBlock, Bottleneck
-from jaxcifar.models.layers import classify, conv_layer, max_pool, norm_layer
+from jaxcifar.models.blocks import BasicBlock, Bottleneck, ResidualNetwork, drop_rates
+from jaxcifar.models.layers import check_choice, check_images, classify, max_pool
 
 
 @register(
@@ -29,19 +27,17 @@ from jaxcifar.models.layers import classify, conv_layer, max_pool, norm_layer
         "resnet50": {"stage_blocks": (3, 4, 6, 3), "bottleneck": True},
         "resnet101": {"stage_blocks": (3, 4, 23, 3), "bottleneck": True},
         "resnet152": {"stage_blocks": (3, 8, 36, 3), "bottleneck": True},
-    }
+    },
+    source="He et al. 2015, table 1",
 )
-class ResNet(nn.Module):
+class ResNet(ResidualNetwork, kw_only=True):
     """A ResNet of four stages with projection shortcuts.
 
     Attributes:
       stage_blocks: number of blocks of each stage.
       bottleneck: whether the blocks are bottlenecks.
-      num_classes: size of the output.
       stem: "cifar" is a 3x3 convolution; "imagenet" a 7x7 one of stride 2 and max-pooling, which
         leave a quarter of the rows and columns to the first stage.
-      dtype: of the computation; parameters, batch statistics and logits are float32.
-      axis_name: device axis over which batch statistics are averaged, or None for each its own.
 
     Raises:
       InputError: if the stem is neither.
@@ -49,33 +45,35 @@ class ResNet(nn.Module):
 
     stage_blocks: tuple[int, ...]
     bottleneck: bool
-    num_classes: int
     stem: str = "cifar"
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        if self.stem not in ("cifar", "imagenet"):
-            raise InputError(f"a ResNet with stem {self.stem!r}: allowed is cifar or imagenet")
+        check_choice("a ResNet with stem", self.stem, ("cifar", "imagenet"))
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Returns float32 logits [B, num_classes] of float images [B, H, W, C]."""
-        conv = conv_layer(self.dtype)
-        norm = norm_layer(train, self.dtype, self.axis_name)
+        stem_conv, conv, norm = self.makers(train)
+        block_type = Bottleneck if self.bottleneck else BasicBlock
+        rates = iter(drop_rates(self.stochastic_depth, sum(self.stage_blocks)))
         if self.stem == "cifar":
-            x = nn.relu(norm(name="norm")(conv(64, 3, name="conv")(images)))
+            check_images(images, smallest=8)
+            x = nn.relu(norm(name="norm")(stem_conv(64, 3, name="conv")(images)))
         else:
-            x = nn.relu(norm(name="norm")(conv(64, 7, 2, name="conv")(images)))
+            check_images(images, smallest=32)
+            x = nn.relu(norm(name="norm")(stem_conv(64, 7, 2, name="conv")(images)))
             x = max_pool(x)
         for stage, blocks in enumerate(self.stage_blocks):
-            width = 64 * 2**stage
             for block in range(blocks):
-                stride = 2 if stage > 0 and block == 0 else 1
-                name = f"stage{stage + 1}_block{block + 1}"
-                if self.bottleneck:
-                    x = Bottleneck(width, stride, conv, norm, name=name)(x)
-                else:
-                    x = BasicBlock(width, stride, "B", conv, norm, name=name)(x)
+                x = block_type(
+                    width=64 * 2**stage,
+                    stride=2 if stage > 0 and block == 0 else 1,
+                    shortcut="B",
+                    drop_rate=next(rates),
+                    train=train,
+                    conv=conv,
+                    norm=norm,
+                    name=f"stage{stage + 1}_block{block + 1}",
+                )(x)
         return classify(x, self.num_classes, self.dtype)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcifar import export, models
+from jaxcifar import models, torch_weights
 from jaxcifar.errors import InputError
 
 
@@ -14,7 +14,7 @@ def variables():
 
 
 def test_names_and_layout_are_torchvisions(variables):
-    arrays = export.to_torch(variables)
+    arrays = torch_weights.to_torch(variables)
     assert {
         "conv1.weight": (16, 3, 3, 3),
         "bn1.running_var": (16,),
@@ -31,7 +31,7 @@ def test_densenet_names_are_torchvisions():
     fields = {"num_classes": 10, "stem": "imagenet", "block_layers": (1, 2), "growth_rate": 4}
     model = models.create("densenet121", **fields)
     template = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
-    names = {name.rsplit(".", 1)[0] for name in export.to_torch(template)}
+    names = {name.rsplit(".", 1)[0] for name in torch_weights.to_torch(template)}
     assert names == {
         *("features.conv0", "features.norm0", "features.norm5", "classifier"),
         *(f"features.denseblock1.denselayer1.{n}" for n in ("norm1", "conv1", "norm2", "conv2")),
@@ -42,18 +42,18 @@ def test_densenet_names_are_torchvisions():
 
 
 def test_a_round_trip_gives_the_same_arrays(variables):
-    arrays = export.to_torch(variables)
+    arrays = torch_weights.to_torch(variables)
     arrays["bn1.num_batches_tracked"] = np.int64(7)
-    back = export.from_torch(arrays, variables)
+    back = torch_weights.from_torch(arrays, variables)
     jax.tree.map(np.testing.assert_array_equal, back, dict(variables))
 
 
 def test_arrays_that_do_not_fit_are_named(variables):
-    arrays = export.to_torch(variables)
+    arrays = torch_weights.to_torch(variables)
     with pytest.raises(InputError, match="1 arrays are not of this model: layer9.0.conv1.weight"):
-        export.from_torch({**arrays, "layer9.0.conv1.weight": np.zeros(1)}, variables)
+        torch_weights.from_torch({**arrays, "layer9.0.conv1.weight": np.zeros(1)}, variables)
     with pytest.raises(InputError, match=r"fc.weight: shape \(100, 64\), expected \(10, 64\)"):
-        export.from_torch({**arrays, "fc.weight": np.zeros((100, 64))}, variables)
+        torch_weights.from_torch({**arrays, "fc.weight": np.zeros((100, 64))}, variables)
     del arrays["fc.bias"], arrays["bn1.weight"]
     with pytest.raises(InputError, match="2 arrays are missing: bn1.weight, fc.bias"):
-        export.from_torch(arrays, variables)
+        torch_weights.from_torch(arrays, variables)

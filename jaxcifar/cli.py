@@ -1,0 +1,51 @@
+"""What the command lines share: help without imports, and errors of one screen."""
+
+import re
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+
+from jaxcifar.config import check_field
+from jaxcifar.errors import InputError
+
+_DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+
+
+def run(main: Callable[[], None], doc: str) -> None:
+    """Reads the flags and the recipe, if there is one, then calls `main`; never returns.
+
+    Args:
+      main: does what the flags say.
+      doc: the help, above the flags.
+    """
+
+    def call(_: list[str]) -> None:
+        try:
+            main()
+        except InputError as error:
+            if _DEBUG.value:
+                raise
+            sys.exit(f"error: {error}")
+
+    app.run(call, flags_parser=lambda argv: _parse(argv, doc))
+
+
+def _parse(argv: list[str], doc: str) -> list[str]:
+    if {"-h", "-help", "--help"} & set(argv):
+        print(doc + flags.FLAGS.main_module_help())
+        sys.exit(0)
+    try:
+        for field in re.findall(r"^--?config\.([\w.]+)", "\n".join(argv), re.MULTILINE):
+            check_field(field)
+        if rest := flags.FLAGS(argv)[1:]:
+            raise InputError(f"unexpected argument {rest[0]!r}")
+        if flags.FLAGS["verbosity"].using_default_value:
+            flags.FLAGS.verbosity = -1  # warnings alone, or absl shows all that Orbax logs
+        if flags.FLAGS.config is not None:
+            flags.FLAGS.config.lock()  # raises if the recipe could not be read
+    except Exception as error:  # a recipe may raise anything
+        if "--debug" in argv:
+            raise
+        sys.exit(f"error: {error}\n(--help: usage; --debug: where it comes from)")
+    return argv[:1]

@@ -1,0 +1,156 @@
+"""Convolutions whose weights are -1, 0 or 1, times a scale.
+
+The latent weights are the parameters: float32 kernels like those of a float network, which the
+optimizer updates by the gradient of the ternary ones. So a checkpoint of the one can start the
+other.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
+from jax import lax
+
+from jaxcifar.models.layers import Conv, Layer, he_normal_fan_out
+
+# The collection in which a layer leaves how many of its weights are at -1, 0 and 1.
+LEVELS = "levels"
+
+
+def conv_layer(scheme: str, per_filter: bool, dtype: jnp.dtype, use_bias: bool = False) -> Conv:
+    """Returns the maker of ternary convolutions, see `TernaryConv`."""
+
+    def make(features: int, kernel_size: int, strides: int = 1, *, name: str) -> Layer:
+        return TernaryConv(
+            features, kernel_size, strides, scheme, per_filter, use_bias, dtype, name=name
+        )
+
+    return make
+
+
+class TernaryConv(nn.Module):
+    """A square convolution with ternary weights, padded by half its size on every side.
+
+    Attributes:
+      features: output channels.
+      kernel_size, strides: of both directions.
+      scheme: "twn" or "ttq", see the functions of these names.
+      per_filter: twn's threshold and scale are those of one filter, not of the whole layer.
+      use_bias: whether to add a bias.
+      dtype: of the computation; weights are made ternary in float32.
+    """
+
+    features: int
+    kernel_size: int
+    strides: int
+    scheme: str
+    per_filter: bool
+    use_bias: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns [B, H / strides, W / strides, features] of [B, H, W, C]."""
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", he_normal_fan_out, shape)
+        if self.scheme == "twn":
+            levels = twn_levels(kernel, self.per_filter)
+            weights = twn(kernel, self.per_filter)
+        else:
+            levels = ttq_levels(kernel)
+            # At 1, as in the authors' code: scales as small as the weights would change too fast.
+            positive = self.param("positive_scale", nn.initializers.ones, ())
+            negative = self.param("negative_scale", nn.initializers.ones, ())
+            weights = ttq(kernel, positive, negative)
+        if not self.is_initializing():
+            for name, level in ("negative", -1), ("zero", 0), ("positive", 1):
+                self.sow(LEVELS, name, jnp.sum(levels == level))
+        x, weights = promote_dtype(x, weights, dtype=self.dtype)
+        y = lax.conv_general_dilated(
+            x,
+            weights,
+            (self.strides, self.strides),
+            [(self.kernel_size // 2,) * 2] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        if self.use_bias:
+            y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(y.dtype)
+        return y
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def twn(kernel: jax.Array, per_filter: bool) -> jax.Array:
+    """Returns a kernel's levels times the mean size of the weights that are not at zero.
+
+    Li et al. 2016, "Ternary Weight Networks", equations 5 and 6 (one threshold and scale a layer);
+    the gradient passes straight through to the latent weights (section 2.3).
+
+    Args:
+      kernel: float32 [H, W, in, out].
+      per_filter: a threshold and a scale for each of the `out` filters.
+    """
+    levels = twn_levels(kernel, per_filter)
+    return levels * _mean(jnp.abs(kernel), levels != 0, per_filter)
+
+
+twn.defvjp(
+    lambda kernel, per_filter: (twn(kernel, per_filter), None),
+    lambda per_filter, _, gradient: (gradient,),
+)
+
+
+def twn_levels(kernel: jax.Array, per_filter: bool) -> jax.Array:
+    """Returns -1, 0 or 1 for each weight: 0 where it is within 0.7 times their mean size."""
+    axes = (0, 1, 2) if per_filter else None
+    threshold = 0.7 * jnp.mean(jnp.abs(kernel), axes, keepdims=True)
+    return jnp.where(jnp.abs(kernel) > threshold, jnp.sign(kernel), 0)
+
+
+@jax.custom_vjp
+def ttq(kernel: jax.Array, positive: jax.Array, negative: jax.Array) -> jax.Array:
+    """Returns a kernel's levels times two learned scales: `positive`, 0 or -`negative`.
+
+    Zhu et al. 2016, "Trained Ternary Quantization", equations 6 to 8. The latent weights' gradient
+    is scaled by the scale of their level. The gradient of `negative` has the sign of the
+    derivative, -1, which equation 7 leaves out.
+
+    Args:
+      kernel: float32 [H, W, in, out].
+      positive, negative: scalars.
+    """
+    levels = ttq_levels(kernel)
+    return jnp.where(levels > 0, positive, 0) - jnp.where(levels < 0, negative, 0)
+
+
+def _ttq_backward(residuals: tuple[jax.Array, ...], gradient: jax.Array) -> tuple[jax.Array, ...]:
+    levels, positive, negative = residuals
+    scale = jnp.where(levels > 0, positive, jnp.where(levels < 0, negative, 1))
+    return (
+        gradient * scale,
+        jnp.sum(gradient, where=levels > 0),
+        -jnp.sum(gradient, where=levels < 0),
+    )
+
+
+ttq.defvjp(
+    lambda kernel, positive, negative: (
+        ttq(kernel, positive, negative),
+        (ttq_levels(kernel), positive, negative),
+    ),
+    _ttq_backward,
+)
+
+
+def ttq_levels(kernel: jax.Array) -> jax.Array:
+    """Returns -1, 0 or 1 for each weight: 0 where it is within 0.05 times the largest."""
+    threshold = 0.05 * jnp.max(jnp.abs(kernel))
+    return jnp.where(jnp.abs(kernel) > threshold, jnp.sign(kernel), 0)
+
+
+def _mean(x: jax.Array, where: jax.Array, per_filter: bool = False) -> jax.Array:
+    """The mean of the chosen elements, 0 if there are none."""
+    axes = (0, 1, 2) if per_filter else None
+    total = jnp.sum(x, axes, keepdims=per_filter, where=where)
+    return total / jnp.maximum(jnp.sum(where, axes, keepdims=per_filter), 1)
