@@ -15,11 +15,11 @@ The paper chose the recipe on 45,000 training and 5,000 validation images, a spl
 
 from ml_collections import ConfigDict
 
-from jaxcifar.config import default
+from jaxcifar.config import default, form
 
 
-def get_config() -> ConfigDict:
-    """Returns the recipe."""
+def get_config(argument: str = "") -> ConfigDict:
+    """Returns the recipe, or its minutes-long form for "smoke"."""
     config = default()
     config.dataset.name = "cifar10"
     config.augment.crop_padding = 4
@@ -40,4 +40,4 @@ def get_config() -> ConfigDict:
     config.schedule.warmup_learning_rate = 0.01
     config.train.num_steps = 64_000
     config.train.batch_size = 128
-    return config
+    return form(config, argument)

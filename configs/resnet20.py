@@ -14,11 +14,11 @@ The paper chose the recipe on 45,000 training and 5,000 validation images, a spl
 
 from ml_collections import ConfigDict
 
-from jaxcifar.config import default
+from jaxcifar.config import default, form
 
 
-def get_config() -> ConfigDict:
-    """Returns the recipe."""
+def get_config(argument: str = "") -> ConfigDict:
+    """Returns the recipe, or its minutes-long form for "smoke"."""
     config = default()
     config.dataset.name = "cifar10"
     config.augment.crop_padding = 4
@@ -35,4 +35,4 @@ def get_config() -> ConfigDict:
     config.schedule.gamma = 0.1
     config.train.num_steps = 64_000
     config.train.batch_size = 128
-    return config
+    return form(config, argument)

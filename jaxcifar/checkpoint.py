@@ -4,6 +4,7 @@ A checkpoint holds the state of one device, bit for bit, and the run's `Progress
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -25,17 +26,40 @@ class Progress:
 
     Attributes:
       train_sums: metric sums since the last log line.
-      best_step: the checkpoint with the best accuracy on the validation split; 0 before there is.
-      best_accuracy: its accuracy.
+      best_step: the checkpoint with the best score on the validation split; 0 before there is one.
+      best_score: its score, of which more is better; None before there is one.
+      reference_score: the last score that was an improvement for early stopping.
+      stale_evaluations: those in a row since then that were none.
     """
 
     train_sums: dict[str, float] = dataclasses.field(default_factory=dict)
     best_step: int = 0
-    best_accuracy: float = -1.0
+    best_score: float | None = None
+    reference_score: float | None = None
+    stale_evaluations: int = 0
 
     def add(self, sums: Sequence[Mapping[str, np.ndarray]]) -> "Progress":
         """Returns a progress whose `train_sums` have those of more steps added, one by one."""
         return dataclasses.replace(self, train_sums=reduce(metrics.add, sums, self.train_sums))
+
+    def evaluated(self, step: int, score: float, min_delta: float) -> "Progress":
+        """Returns the progress after an evaluation on the validation split.
+
+        Args:
+          step: the number of updates made.
+          score: more is better; one that is not a number is never an improvement.
+          min_delta: for early stopping, only a score above the last improvement's by more is one.
+        """
+        changes: dict[str, Any] = {"stale_evaluations": self.stale_evaluations + 1}
+        if score > _or_lowest(self.best_score):
+            changes |= {"best_step": step, "best_score": score}
+        if score > _or_lowest(self.reference_score) + min_delta:
+            changes |= {"reference_score": score, "stale_evaluations": 0}
+        return dataclasses.replace(self, **changes)
+
+
+def _or_lowest(score: float | None) -> float:
+    return -math.inf if score is None else score
 
 
 class Restored(NamedTuple):

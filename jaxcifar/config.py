@@ -20,14 +20,31 @@ def default() -> ConfigDict:
     config = ConfigDict()
 
     config.dataset = ConfigDict()
-    config.dataset.name = "cifar10"  # cifar10, cifar100, digits (embedded) or fake (random images)
-    config.dataset.data_dir = ""  # TFDS directory; "": $TFDS_DATA_DIR or ~/tensorflow_datasets
+    config.dataset.name = "cifar10"  # cifar10, cifar100, image_folder, digits (embedded) or fake
+    config.dataset.data_dir = ""  # image_folder's; or TFDS's: $TFDS_DATA_DIR, ~/tensorflow_datasets
+    config.dataset.labels = "fine"  # cifar100: fine, 100 classes, or coarse, 20
+    config.dataset.image_size = 224  # image_folder: height and width of the network's input
+    config.dataset.on_bad_image = "error"  # image_folder: error, or skip what cannot be decoded
     config.dataset.validation_size = 0  # training images held out, stratified by class
     config.dataset.validation_seed = 0  # picks them, independently of train.seed
 
     config.augment = ConfigDict()
     config.augment.crop_padding = 4  # zero-pad by this many pixels and crop back at random; 0: off
+    config.augment.crop_area = 0.08  # image_folder: least share of the image in a random crop
     config.augment.horizontal_flip = True  # mirror every other image, at random
+    config.augment.policy = "none"  # autoaugment_cifar10, autoaugment_imagenet, randaugment,
+    # trivialaugment (wide) or one_of_groups
+    config.augment.num_ops = 2  # randaugment: operations an image
+    config.augment.magnitude = 9  # randaugment: their strength, from 0 to 30
+    config.augment.groups = ()  # one_of_groups: ((probability, ((name, weight), ...)), ...); ():
+    # colour jitter, grey, CLAHE; coarse dropout, grid distortion, elastic transform
+    config.augment.fill = 0  # grey level of what a policy's operation moves into the image
+    config.augment.cutout_size = 0  # side in pixels of a square set to the mean; 0: off
+    config.augment.erasing_probability = 0.0  # chance that a random rectangle is set to the mean
+    config.augment.mixup_alpha = 0.0  # MixUp's beta distribution; 0: off
+    config.augment.cutmix_alpha = 0.0  # CutMix's beta distribution; 0: off
+    config.augment.mix_probability = 1.0  # chance that a batch is mixed
+    config.augment.cutmix_share = 0.5  # of the mixed batches, if both are on
 
     config.model = ConfigDict()
     config.model.name = "resnet20"  # a registered name, see jaxcifar/models
@@ -47,18 +64,35 @@ def default() -> ConfigDict:
     config.model.sync_batch_norm = False  # batch statistics over all devices, not each its own
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"  # stochastic gradient descent with momentum
+    config.optimizer.name = "sgd"  # sgd, sgdw (sgd with decoupled decay) or adamw
     config.optimizer.learning_rate = 0.1  # the peak; `schedule` varies it
-    config.optimizer.momentum = 0.9  # share of the last update that the next one keeps
-    config.optimizer.nesterov = False  # look ahead by the momentum
-    config.optimizer.weight_decay = 1e-4  # added to the gradient, before momentum
+    config.optimizer.learning_rate_batch_size = 0  # batch size that learning_rate is for, and
+    # from which it grows in proportion; 0: it is for train.batch_size
+    config.optimizer.momentum = 0.9  # sgd, sgdw: share of the last update that the next one keeps
+    config.optimizer.nesterov = False  # sgd, sgdw: look ahead by the momentum
+    config.optimizer.beta1 = 0.9  # adamw: decay of the gradients' mean
+    config.optimizer.beta2 = 0.999  # adamw: decay of their squares' mean
+    config.optimizer.epsilon = 1e-8  # adamw: added to the root of that
+    config.optimizer.weight_decay = 1e-4  # sgd: added to the gradient; sgdw, adamw: to the update
     config.optimizer.weight_decay_on = "all"  # all parameters, or kernels (no bias, no BatchNorm)
+    config.optimizer.clip_global_norm = 0.0  # longest gradient; longer ones are scaled; 0: off
 
     config.schedule = ConfigDict()
-    config.schedule.name = "constant"  # constant or multistep
+    config.schedule.name = "constant"  # constant, step, multistep, cosine, warm_restarts,
+    # one_cycle or triangular
+    config.schedule.every_steps = 0  # step: how often the rate is multiplied by gamma
+    config.schedule.every_epochs = 0.0  # the same, in epochs
     config.schedule.milestones_steps = ()  # multistep: where the rate is multiplied by gamma
     config.schedule.milestones_epochs = ()  # the same, in epochs
-    config.schedule.gamma = 0.1  # factor at each milestone
+    config.schedule.gamma = 0.1  # step, multistep: the factor
+    config.schedule.cycle_steps = 0  # warm_restarts: length of the first cycle (T_0)
+    config.schedule.cycle_epochs = 0.0  # the same, in epochs
+    config.schedule.cycle_factor = 1.0  # warm_restarts: of each cycle's length to the last (T_mult)
+    config.schedule.initial_learning_rate = 0.0  # one_cycle, triangular: at step 0
+    config.schedule.final_learning_rate = 0.0  # cosine, warm_restarts, one_cycle, triangular
+    config.schedule.rise = 0.3  # one_cycle, triangular: share of the steps before the peak
+    config.schedule.restart_steps = 0  # begin the whole schedule anew so often; 0: never
+    config.schedule.restart_epochs = 0.0  # the same, in epochs
     config.schedule.warmup_steps = 0  # length of the warm-up; 0: none
     config.schedule.warmup_epochs = 0.0  # the same, in epochs
     config.schedule.warmup_learning_rate = 0.0  # at step 0
@@ -68,7 +102,13 @@ def default() -> ConfigDict:
     config.train.num_steps = 0  # length of the run; one of the two must be set
     config.train.num_epochs = 0.0  # the same, in epochs
     config.train.batch_size = 128  # over all devices and processes
-    config.train.precision = "float32"  # of activations; bfloat16 keeps parameters in float32
+    config.train.precision = "float32"  # of activations: float32, bfloat16, or float16, with a
+    # loss scale that adapts; parameters are float32
+    config.train.accumulation_steps = 1  # parts of a batch whose gradients are added up
+    config.train.label_smoothing = 0.0  # share of a target spread over all classes
+    config.train.ema_decay = 0.0  # of a moving average of the weights, evaluated too; 0: off
+    config.train.early_stopping_patience = 0  # evaluations without improvement; 0: off
+    config.train.early_stopping_min_delta = 0.0  # what counts as one
     config.train.seed = 0  # initialisation, order of the data, augmentation
     config.train.distributed = False  # several processes, found by jax.distributed.initialize()
 
@@ -76,6 +116,9 @@ def default() -> ConfigDict:
     config.eval.batch_size = 1000  # over all devices and processes
     config.eval.every_steps = 0  # both 0: once an epoch; the end is always evaluated
     config.eval.every_epochs = 0.0  # the same, in epochs
+    config.eval.best_metric = "accuracy"  # of the validation split: accuracy or loss
+    config.eval.test_time_flip = False  # average predictions over the image and its mirror image
+    config.eval.test_time_shift = 0  # and over copies shifted by so many pixels; 0: off
     config.eval.checkpoint = "latest"  # --mode eval: latest, best, or the number of a kept step
 
     config.checkpoint = ConfigDict()
@@ -86,19 +129,64 @@ def default() -> ConfigDict:
 
     config.log = ConfigDict()
     config.log.every_steps = 100  # a line, a CSV row and TensorBoard scalars of training
+    config.log.layers_every_steps = 0  # each layer's gradient, weights and update; 0: off
+    config.log.histograms = False  # of weights and gradients to TensorBoard, at the same steps
     config.log.tensorboard = True  # event files; needs TensorFlow
 
     return config.lock()
 
 
+def form(config: ConfigDict, argument: str) -> ConfigDict:
+    """Returns a recipe in the form that its argument names: "" as it is, or "smoke".
+
+    The smoke form takes 20 steps of 16 random images through all that the recipe switches on, with
+    durations in proportion, and DenseNets of few layers: minutes on a CPU, without any data.
+
+    Raises:
+      InputError: for another argument.
+    """
+    if argument not in ("", "smoke"):
+        raise errors.unknown("form of the recipe", argument, ["smoke"])
+    if not argument:
+        return config
+    steps, schedule = 20, config.schedule
+    unit = "steps" if config.train.num_steps else "epochs"
+    share = steps / config.train[f"num_{unit}"]
+    for name in ("warmup", "every", "cycle", "restart"):
+        if length := schedule[f"{name}_{unit}"]:
+            schedule[f"{name}_{unit}"] *= 0
+            schedule[f"{name}_steps"] = max(1, round(length * share))
+    if milestones := schedule[f"milestones_{unit}"]:
+        schedule[f"milestones_{unit}"] = ()
+        schedule.milestones_steps = tuple(round(milestone * share) for milestone in milestones)
+
+    if config.dataset.validation_size:
+        config.dataset.validation_size = 100
+    for field in ("data_dir", "labels", "image_size", "on_bad_image"):
+        config.dataset[field] = default().dataset[field]
+    config.dataset.name = "fake"
+    if config.model.name.startswith("densenet_bc"):
+        config.model.depth = 16
+    elif config.model.name.startswith("densenet"):
+        config.model.block_layers = (2, 2, 2, 2)
+    config.train.num_steps, config.train.num_epochs = steps, 0.0
+    config.train.batch_size = 16
+    config.checkpoint.keep_every_epochs = 0.0
+    config.log.every_steps = 5
+    return config
+
+
 @dataclasses.dataclass(frozen=True)
 class Durations:
-    """The config's durations in steps; `keep_every` is 0 for never."""
+    """The config's durations in steps; 0 is never, and `length` that of the schedule."""
 
     num_steps: int
     steps_per_epoch: float
     milestones: tuple[int, ...]
     warmup_steps: int
+    step_every: int
+    cycle: int
+    length: int
     eval_every: int
     checkpoint_every: int
     keep_every: int
@@ -108,7 +196,7 @@ def durations(config: ConfigDict, train_size: int) -> Durations:
     """Converts the config's epochs to steps, for `train_size` training images.
 
     Raises:
-      InputError: if a milestone or the warm-up lies beyond the last step.
+      InputError: if a milestone or the warm-up lies beyond the schedule's last step.
     """
     steps_per_epoch = train_size / config.train.batch_size
 
@@ -118,22 +206,26 @@ def durations(config: ConfigDict, train_size: int) -> Durations:
         return steps or (max(1, round(epochs * steps_per_epoch)) if epochs else 0)
 
     schedule = config.schedule
+    num_steps = to_steps("train", "num")
     result = Durations(
-        num_steps=to_steps("train", "num"),
+        num_steps=num_steps,
         steps_per_epoch=steps_per_epoch,
         milestones=tuple(schedule.milestones_steps)
         or tuple(round(e * steps_per_epoch) for e in schedule.milestones_epochs),
         warmup_steps=to_steps("schedule", "warmup"),
+        step_every=to_steps("schedule", "every"),
+        cycle=to_steps("schedule", "cycle"),
+        length=to_steps("schedule", "restart") or num_steps,
         eval_every=to_steps("eval", "every", default_epochs=1),
         checkpoint_every=to_steps("checkpoint", "every", default_epochs=1),
         keep_every=to_steps("checkpoint", "keep_every"),
     )
     ends = {"milestones": max(result.milestones, default=0), "warmup": result.warmup_steps}
     for field, step in ends.items():
-        if step >= result.num_steps:
+        if step >= result.length:
             raise InputError(
                 f"schedule.{field}_steps or _epochs: step {step} must come before the end of "
-                f"training, step {result.num_steps}"
+                f"the schedule, step {result.length}"
             )
     return result
 
@@ -146,7 +238,7 @@ def validate(config: ConfigDict) -> None:
         impossible value, two durations where one is wanted, or a field without effect.
     """
     from jaxcifar import models  # here, as importing Flax takes a second that --help can do without
-    from jaxcifar.data import datasets
+    from jaxcifar.data import augment, datasets
 
     defaults = default()
     for section in config:
@@ -155,13 +247,19 @@ def validate(config: ConfigDict) -> None:
     for path, (allowed, is_allowed) in _ALLOWED.items():
         if not is_allowed(_get(config, path)):
             raise InputError(f"{path} = {_get(config, path)!r}: allowed is {allowed}")
-    info = datasets.info(config.dataset.name)
+    info = datasets.info(config.dataset)
+    augment.create_policy(config.augment)
     takes = models.fields(config.model.name) | {"sync_batch_norm"}
     for field in config.model:
         if field not in takes and config.model[field] != defaults.model[field]:
             raise InputError(
                 f"model.{field} = {config.model[field]!r} has no effect on {config.model.name}"
             )
+    if config.eval.test_time_shift >= min(info.image_shape[:2]):
+        raise InputError(
+            f"eval.test_time_shift = {config.eval.test_time_shift}: it must be less than the "
+            f"images' {info.image_shape[0]}x{info.image_shape[1]} pixels"
+        )
     if config.dataset.validation_size > info.train_size - info.num_classes:
         raise InputError(
             f"dataset.validation_size = {config.dataset.validation_size}: {info.name} has "
@@ -176,10 +274,16 @@ def validate(config: ConfigDict) -> None:
             )
     if not (config.train.num_steps or config.train.num_epochs):
         raise InputError("train.num_steps or train.num_epochs must be above 0")
-    milestones = config.schedule.milestones_steps or config.schedule.milestones_epochs
-    if _multistep(config) and not milestones:
+    schedule = config.schedule
+    for name, field in ("multistep", "milestones"), ("step", "every"), ("warm_restarts", "cycle"):
+        if schedule.name == name and not (
+            schedule[f"{field}_steps"] or schedule[f"{field}_epochs"]
+        ):
+            raise InputError(f"schedule.name = {name!r} needs schedule.{field}_steps or _epochs")
+    if config.train.batch_size % config.train.accumulation_steps:
         raise InputError(
-            "schedule.name = 'multistep' needs schedule.milestones_steps or milestones_epochs"
+            f"train.accumulation_steps = {config.train.accumulation_steps}: it must divide "
+            f"train.batch_size = {config.train.batch_size}"
         )
     for path, (needs, is_used) in _USED_WITH.items():
         if _get(config, path) != _get(defaults, path) and not is_used(config):
@@ -234,10 +338,25 @@ def _increasing(*types: type) -> _Rule:
     )
 
 
+_SHARE: _Rule = "from 0 to 1", lambda value: 0 <= value <= 1
+
 _ALLOWED: dict[str, _Rule] = {
     "dataset.validation_size": _at_least(0),
     "dataset.validation_seed": _from_below(0, 2**32),
+    "dataset.labels": _one_of("fine", "coarse"),
+    "dataset.image_size": _at_least(1),
+    "dataset.on_bad_image": _one_of("error", "skip"),
     "augment.crop_padding": _at_least(0),
+    "augment.crop_area": ("above 0 and no more than 1", lambda value: 0 < value <= 1),
+    "augment.num_ops": _at_least(1),
+    "augment.magnitude": ("from 0 to 30", lambda value: 0 <= value <= 30),
+    "augment.fill": ("from 0 to 255", lambda value: 0 <= value <= 255),
+    "augment.cutout_size": _at_least(0),
+    "augment.erasing_probability": _SHARE,
+    "augment.mixup_alpha": _at_least(0),
+    "augment.cutmix_alpha": _at_least(0),
+    "augment.mix_probability": _SHARE,
+    "augment.cutmix_share": _SHARE,
     "model.shortcut": _one_of("A", "B"),
     "model.stem": _one_of("cifar", "imagenet"),
     "model.depth": _at_least(0),
@@ -251,12 +370,29 @@ _ALLOWED: dict[str, _Rule] = {
     ),
     "model.growth_rate": _at_least(0),
     "model.dropout_rate": _from_below(0, 1),
-    "optimizer.name": _one_of("sgd"),
+    "optimizer.name": _one_of("sgd", "sgdw", "adamw"),
     "optimizer.learning_rate": _above(0),
+    "optimizer.learning_rate_batch_size": _at_least(0),
     "optimizer.momentum": _from_below(0, 1),
+    "optimizer.beta1": _from_below(0, 1),
+    "optimizer.beta2": _from_below(0, 1),
+    "optimizer.epsilon": _above(0),
+    "optimizer.clip_global_norm": _at_least(0),
     "optimizer.weight_decay": _at_least(0),
     "optimizer.weight_decay_on": _one_of("all", "kernels"),
-    "schedule.name": _one_of("constant", "multistep"),
+    "schedule.name": _one_of(
+        "constant", "step", "multistep", "cosine", "warm_restarts", "one_cycle", "triangular"
+    ),
+    "schedule.every_steps": _at_least(0),
+    "schedule.every_epochs": _at_least(0),
+    "schedule.cycle_steps": _at_least(0),
+    "schedule.cycle_epochs": _at_least(0),
+    "schedule.cycle_factor": _at_least(1),
+    "schedule.initial_learning_rate": _at_least(0),
+    "schedule.final_learning_rate": _at_least(0),
+    "schedule.rise": ("above 0 and below 1", lambda value: 0 < value < 1),
+    "schedule.restart_steps": _at_least(0),
+    "schedule.restart_epochs": _at_least(0),
     "schedule.milestones_steps": _increasing(int),
     "schedule.milestones_epochs": _increasing(int, float),
     "schedule.gamma": ("above 0 and below 1", lambda value: 0 < value < 1),
@@ -267,11 +403,18 @@ _ALLOWED: dict[str, _Rule] = {
     "train.num_steps": _at_least(0),
     "train.num_epochs": _at_least(0),
     "train.batch_size": _at_least(1),
-    "train.precision": _one_of("float32", "bfloat16"),
+    "train.precision": _one_of("float32", "bfloat16", "float16"),
+    "train.accumulation_steps": _at_least(1),
+    "train.label_smoothing": _from_below(0, 1),
+    "train.ema_decay": _from_below(0, 1),
+    "train.early_stopping_patience": _at_least(0),
+    "train.early_stopping_min_delta": _at_least(0),
     "train.seed": _from_below(0, 2**32),
     "eval.batch_size": _at_least(1),
     "eval.every_steps": _at_least(0),
     "eval.every_epochs": _at_least(0),
+    "eval.best_metric": _one_of("accuracy", "loss"),
+    "eval.test_time_shift": _at_least(0),
     "eval.checkpoint": (
         "latest, best or the number of a step",
         lambda value: value in ("latest", "best") or value.isdecimal(),
@@ -281,11 +424,15 @@ _ALLOWED: dict[str, _Rule] = {
     "checkpoint.keep_every_steps": _at_least(0),
     "checkpoint.keep_every_epochs": _at_least(0),
     "log.every_steps": _at_least(1),
+    "log.layers_every_steps": _at_least(0),
 }
 
 _EITHER = [
     ("train.num_steps", "train.num_epochs"),
     ("schedule.milestones_steps", "schedule.milestones_epochs"),
+    ("schedule.every_steps", "schedule.every_epochs"),
+    ("schedule.cycle_steps", "schedule.cycle_epochs"),
+    ("schedule.restart_steps", "schedule.restart_epochs"),
     ("schedule.warmup_steps", "schedule.warmup_epochs"),
     ("eval.every_steps", "eval.every_epochs"),
     ("checkpoint.every_steps", "checkpoint.every_epochs"),
@@ -293,47 +440,80 @@ _EITHER = [
 ]
 
 
-def _multistep(config: ConfigDict) -> bool:
-    return config.schedule.name == "multistep"
+_Use = tuple[str, Callable[[ConfigDict], bool]]
 
 
-def _warmup(config: ConfigDict) -> bool:
-    return bool(config.schedule.warmup_steps or config.schedule.warmup_epochs)
+def _is(path: str, *names: str) -> _Use:
+    wanted = " or ".join(map(repr, names))
+    return f"{path} = {wanted}", lambda config: _get(config, path) in names
 
+
+def _is_set(path: str, *others: str) -> _Use:
+    wanted = " or ".join((path, *others))
+    return f"{wanted} to be set", lambda config: any(_get(config, p) for p in (path, *others))
+
+
+_DECAYS = _is_set("optimizer.weight_decay")
+_MIXES = _is_set("augment.mixup_alpha", "augment.cutmix_alpha")
+_VALIDATES = _is_set("dataset.validation_size")
+_WARMS_UP = _is_set("schedule.warmup_steps", "schedule.warmup_epochs")
 
 # Field -> what it needs to have an effect, where it differs from its default.
-_USED_WITH: dict[str, tuple[str, Callable[[ConfigDict], bool]]] = {
-    "dataset.data_dir": (
-        "a dataset.name that is read from files",
-        lambda config: config.dataset.name.startswith("cifar"),
+_USED_WITH: dict[str, _Use] = {
+    "dataset.data_dir": _is("dataset.name", "cifar10", "cifar100", "image_folder"),
+    "dataset.labels": _is("dataset.name", "cifar100"),
+    "dataset.image_size": _is("dataset.name", "image_folder"),
+    "dataset.on_bad_image": _is("dataset.name", "image_folder"),
+    "dataset.validation_seed": _VALIDATES,
+    "augment.crop_padding": (
+        "a dataset.name other than 'image_folder', which has augment.crop_area",
+        lambda config: config.dataset.name != "image_folder",
     ),
-    "dataset.validation_seed": (
-        "dataset.validation_size above 0",
-        lambda config: config.dataset.validation_size > 0,
+    "augment.crop_area": _is("dataset.name", "image_folder"),
+    "augment.num_ops": _is("augment.policy", "randaugment"),
+    "augment.magnitude": _is("augment.policy", "randaugment"),
+    "augment.groups": _is("augment.policy", "one_of_groups"),
+    "augment.fill": (
+        "an augment.policy",
+        lambda config: config.augment.policy != "none",
     ),
-    "model.zero_init_residual": (
-        "model.norm other than 'none'",
-        lambda config: config.model.norm != "none",
+    "augment.mix_probability": _MIXES,
+    "augment.cutmix_share": (
+        "both augment.mixup_alpha and augment.cutmix_alpha",
+        lambda config: bool(config.augment.mixup_alpha and config.augment.cutmix_alpha),
     ),
-    "model.ternary_scale": (
-        "model.ternary = 'twn'",
-        lambda config: config.model.ternary == "twn",
-    ),
-    "model.sync_batch_norm": (
-        "model.norm = 'batch'",
-        lambda config: config.model.norm == "batch",
-    ),
+    "model.zero_init_residual": _is("model.norm", "batch", "group", "layer"),
+    "model.ternary_scale": _is("model.ternary", "twn"),
+    "model.sync_batch_norm": _is("model.norm", "batch"),
+    "optimizer.momentum": _is("optimizer.name", "sgd", "sgdw"),
     "optimizer.nesterov": (
-        "optimizer.momentum above 0",
-        lambda config: config.optimizer.momentum > 0,
+        "optimizer.name = 'sgd' or 'sgdw', and momentum above 0",
+        lambda config: config.optimizer.name != "adamw" and config.optimizer.momentum > 0,
     ),
-    "optimizer.weight_decay_on": (
-        "optimizer.weight_decay above 0",
-        lambda config: config.optimizer.weight_decay > 0,
+    "optimizer.beta1": _is("optimizer.name", "adamw"),
+    "optimizer.beta2": _is("optimizer.name", "adamw"),
+    "optimizer.epsilon": _is("optimizer.name", "adamw"),
+    "optimizer.weight_decay_on": _DECAYS,
+    "schedule.every_steps": _is("schedule.name", "step"),
+    "schedule.every_epochs": _is("schedule.name", "step"),
+    "schedule.milestones_steps": _is("schedule.name", "multistep"),
+    "schedule.milestones_epochs": _is("schedule.name", "multistep"),
+    "schedule.gamma": _is("schedule.name", "step", "multistep"),
+    "schedule.cycle_steps": _is("schedule.name", "warm_restarts"),
+    "schedule.cycle_epochs": _is("schedule.name", "warm_restarts"),
+    "schedule.cycle_factor": _is("schedule.name", "warm_restarts"),
+    "schedule.initial_learning_rate": _is("schedule.name", "one_cycle", "triangular"),
+    "schedule.final_learning_rate": _is(
+        "schedule.name", "cosine", "warm_restarts", "one_cycle", "triangular"
     ),
-    "schedule.milestones_steps": ("schedule.name = 'multistep'", _multistep),
-    "schedule.milestones_epochs": ("schedule.name = 'multistep'", _multistep),
-    "schedule.gamma": ("schedule.name = 'multistep'", _multistep),
-    "schedule.warmup_learning_rate": ("schedule.warmup_steps or warmup_epochs", _warmup),
-    "schedule.warmup_shape": ("schedule.warmup_steps or warmup_epochs", _warmup),
+    "schedule.rise": _is("schedule.name", "one_cycle", "triangular"),
+    "schedule.warmup_learning_rate": _WARMS_UP,
+    "schedule.warmup_shape": _WARMS_UP,
+    "train.early_stopping_patience": _VALIDATES,
+    "train.early_stopping_min_delta": _is_set("train.early_stopping_patience"),
+    "eval.best_metric": _VALIDATES,
+    "log.histograms": (
+        "log.layers_every_steps and log.tensorboard",
+        lambda config: bool(config.log.layers_every_steps and config.log.tensorboard),
+    ),
 }

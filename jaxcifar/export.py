@@ -95,7 +95,7 @@ def read_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
         arrays = load_file(file)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file}: not a safetensors file that can be read: {error}") from error
-    info = datasets.info(config.dataset.name)
+    info = datasets.info(config.dataset)
     train_size = info.train_size - config.dataset.validation_size
     state = create_program(config, info, durations(config, train_size)).create_state()
     try:

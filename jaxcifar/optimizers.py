@@ -1,31 +1,78 @@
-"""One optax chain from the config."""
+"""One optax chain from the config, and the scale of a float16 loss."""
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+from flax import struct
 from ml_collections import ConfigDict
 
 
-def create_optimizer(
-    config: ConfigDict, learning_rate: optax.Schedule
-) -> optax.GradientTransformation:
-    """Returns SGD with momentum and coupled weight decay, as He et al. 2015 and PyTorch have it.
+def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Returns what turns gradients into the direction of an update, to be scaled by -learning rate.
 
-    g = gradient + weight_decay * p;  v = momentum * v + g;  p = p - learning_rate * v,
-    with g + momentum * v in place of v in the last line for Nesterov's form.
+    The rate stays outside, as it follows from the step, which counts updates that were skipped too.
+
+    - sgd, as He et al. 2015 and PyTorch have it: g = gradient + weight_decay * p;
+      v = momentum * v + g; the direction is v, or g + momentum * v in Nesterov's form.
+    - sgdw, with decoupled decay (Loshchilov and Hutter 2019, "Decoupled Weight Decay
+      Regularization", algorithm 1): v = momentum * v + gradient; v + weight_decay * p.
+    - adamw (the same, algorithm 2): m / (sqrt(v) + epsilon) + weight_decay * p.
+
+    In all, a gradient whose norm over all parameters exceeds `clip_global_norm` is first scaled to
+    it (Pascanu et al. 2013, "On the difficulty of training recurrent neural networks").
 
     Args:
       config: the `optimizer` section.
-      learning_rate: a function of the step.
     """
-    return optax.chain(
-        optax.add_decayed_weights(
-            config.weight_decay, mask=_is_kernel if config.weight_decay_on == "kernels" else None
-        ),
-        optax.sgd(learning_rate, momentum=config.momentum, nesterov=config.nesterov),
-    )
+    mask = _is_kernel if config.weight_decay_on == "kernels" else None
+    decay = optax.add_decayed_weights(config.weight_decay, mask=mask)
+    clip = [optax.clip_by_global_norm(config.clip_global_norm)] * bool(config.clip_global_norm)
+    if config.name == "adamw":
+        adam = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
+        return optax.chain(*clip, adam, decay)
+    trace = optax.trace(config.momentum, config.nesterov)
+    if config.name == "sgdw":
+        return optax.chain(*clip, trace, decay)
+    return optax.chain(*clip, decay, trace)
 
 
 def _is_kernel(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+@struct.dataclass
+class LossScale:
+    """What a float16 loss is multiplied by, so that small gradients do not become zero.
+
+    Micikevicius et al. 2018, "Mixed Precision Training", section 3.2. It is halved when a gradient
+    is not finite, in an update that is skipped, and doubled after 2,000 finite ones in a row, as
+    PyTorch's GradScaler does.
+
+    Attributes:
+      scale: float32.
+      finite_steps: int32, since it last changed.
+    """
+
+    scale: jax.Array
+    finite_steps: jax.Array
+
+    @classmethod
+    def create(cls) -> "LossScale":
+        """Returns PyTorch's first scale, 65,536."""
+        return cls(jnp.float32(2.0**16), jnp.int32(0))
+
+    def update(self, finite: jax.Array) -> "LossScale":
+        """Returns the next scale, after an update whose gradients were all finite or not."""
+        grows = finite & (self.finite_steps + 1 == 2000)
+        factor = jnp.where(finite, jnp.where(grows, 2.0, 1.0), 0.5)
+        return LossScale(
+            scale=jnp.maximum(self.scale * factor, 1.0),
+            finite_steps=jnp.where(finite & ~grows, self.finite_steps + 1, 0),
+        )
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Returns whether every number of a tree is finite, as a bool scalar."""
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()

@@ -87,3 +87,10 @@ def prefetch(batches: Iterable[Any]) -> Iterator[Any]:
         return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
 
     return jax_utils.prefetch_to_device(map(split, batches), size=2, axis_name=AXIS)
+
+
+def memory() -> dict[str, float]:
+    """Returns the most memory that a device has used, `peak_memory` in GiB; {} on a CPU."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    peak = statistics.get("peak_bytes_in_use")
+    return {} if peak is None else {"peak_memory": peak / 2**30}

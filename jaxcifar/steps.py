@@ -5,6 +5,7 @@ axis themselves; `parallel` maps them.
 """
 
 import dataclasses
+import zlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,15 +20,18 @@ from ml_collections import ConfigDict
 
 from jaxcifar import models
 from jaxcifar.config import Durations
-from jaxcifar.data import augment
+from jaxcifar.data.augment import Augment, create_augment, normalize
 from jaxcifar.data.datasets import DatasetInfo
-from jaxcifar.metrics import Sums, batch_sums
+from jaxcifar.layer_statistics import layer_statistics
+from jaxcifar.metrics import Sums, batch_sums, evaluation_sums
 from jaxcifar.models import ternary
-from jaxcifar.optimizers import create_optimizer
+from jaxcifar.optimizers import LossScale, all_finite, create_optimizer
 from jaxcifar.parallel import AXIS
 from jaxcifar.schedules import create_schedule
+from jaxcifar.tta import averaged_logits
 
 Batch = dict[str, jax.Array]
+Variables = dict[str, Any]
 
 
 @struct.dataclass
@@ -35,16 +39,24 @@ class TrainState:
     """All that a run changes: no functions, no random keys, no position beyond the step.
 
     Attributes:
-      step: int32, the number of updates made.
+      step: int32, the number of batches seen.
       params: float32.
       batch_stats: running means and variances of the BatchNorm layers, float32.
       opt_state: the optimizer's.
+      ema: the moving averages of `params` and `batch_stats`, by these names; {} without.
+      loss_scale: of float16; None in another precision.
     """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
+    ema: Variables
+    loss_scale: LossScale | None
+
+    def variables(self) -> Variables:
+        """Returns what the model is applied to."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,45 +65,65 @@ class Program:
 
     Attributes:
       create_state: () -> TrainState at step 0.
-      train_step: (state, batch) -> (state, sums), see `train_step`.
-      eval_step: (state, batch) -> sums, see `eval_step`.
-      weight_levels: state -> the shares of ternary weights at each level, see `weight_levels`; or
-        None, for a network without.
+      train_step: (state, batch) -> (state, sums, layers), see `train_step`.
+      eval_step: (variables, batch) -> sums, see `eval_step`.
+      weight_levels: (variables) -> the shares of ternary weights at each level, see
+        `weight_levels`; or None, for a network without.
       learning_rate: step -> learning rate.
+      loss_scale: whether the state has one.
     """
 
     create_state: Callable[[], TrainState]
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, Sums]]
-    eval_step: Callable[[TrainState, Batch], Sums]
-    weight_levels: Callable[[TrainState], dict[str, jax.Array]] | None
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Sums, dict[str, Any]]]
+    eval_step: Callable[[Variables, Batch], Sums]
+    weight_levels: Callable[[Variables], dict[str, jax.Array]] | None
     learning_rate: optax.Schedule
+    loss_scale: bool
 
 
 def create_program(config: ConfigDict, info: DatasetInfo, durations: Durations) -> Program:
     """Builds the model, the optimizer and the steps that a validated config describes."""
     model = models.from_config(config, info.num_classes, AXIS)
+    optimizer = create_optimizer(config.optimizer)
     learning_rate = create_schedule(config, durations)
-    optimizer = create_optimizer(config.optimizer, learning_rate)
-    preprocess = partial(augment.normalize, mean=info.mean, std=info.std)
     return Program(
         create_state=partial(
-            create_state, model, optimizer, info.image_shape, seed=config.train.seed
+            create_state,
+            model,
+            optimizer,
+            info.image_shape,
+            seed=config.train.seed,
+            ema=config.train.ema_decay > 0,
+            loss_scale=config.train.precision == "float16",
         ),
         train_step=partial(
             train_step,
             model=model,
             optimizer=optimizer,
-            preprocess=preprocess,
+            learning_rate=learning_rate,
+            augment=create_augment(config, info),
+            accumulation_steps=config.train.accumulation_steps,
+            ema_decay=config.train.ema_decay,
+            watch=config.log.layers_every_steps > 0,
+            watch_gradients=config.log.histograms,
             seed=config.train.seed,
             axis_name=AXIS,
         ),
-        eval_step=partial(eval_step, model=model, preprocess=preprocess, axis_name=AXIS),
+        eval_step=partial(
+            eval_step,
+            model=model,
+            preprocess=partial(normalize, mean=info.mean, std=info.std),
+            flip=config.eval.test_time_flip,
+            shift=config.eval.test_time_shift,
+            axis_name=AXIS,
+        ),
         weight_levels=(
             partial(weight_levels, model=model, image_shape=info.image_shape)
             if config.model.ternary != "none"
             else None
         ),
         learning_rate=learning_rate,
+        loss_scale=config.train.precision == "float16",
     )
 
 
@@ -101,6 +133,8 @@ def create_state(
     image_shape: tuple[int, int, int],
     *,
     seed: int,
+    ema: bool = False,
+    loss_scale: bool = False,
 ) -> TrainState:
     """Returns the state at step 0, its parameters drawn from `seed`."""
 
@@ -108,11 +142,13 @@ def create_state(
     def create() -> TrainState:
         images = jnp.zeros((1, *image_shape))
         variables = model.init(jax.random.key(seed), images, train=False)
+        variables = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
         return TrainState(
             step=jnp.zeros((), jnp.int32),
-            params=variables["params"],
-            batch_stats=variables.get("batch_stats", {}),
+            **variables,
             opt_state=optimizer.init(variables["params"]),
+            ema=variables if ema else {},
+            loss_scale=LossScale.create() if loss_scale else None,
         )
 
     return create()
@@ -124,67 +160,165 @@ def train_step(
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    preprocess: Callable[[jax.Array], jax.Array],
+    learning_rate: optax.Schedule,
+    augment: Augment,
     seed: int,
     axis_name: str,
-) -> tuple[TrainState, Sums]:
+    accumulation_steps: int = 1,
+    ema_decay: float = 0.0,
+    watch: bool = False,
+    watch_gradients: bool = False,
+) -> tuple[TrainState, Sums, dict[str, Any]]:
     """Makes one update from one device's share of a batch.
 
     Args:
       state: the same on all devices.
       batch: image uint8 [B, H, W, C], label int32 [B], mask bool [B].
       model, optimizer: of the state.
-      preprocess: uint8 images -> float images.
-      seed: of the dropout, which also depends on the step and the device.
+      learning_rate: a function of the step.
+      augment: see `create_augment`.
+      seed: of the augmentation and the dropout, which also depend on the step.
       axis_name: device axis, over which gradients and batch statistics are averaged.
+      accumulation_steps: parts into which the share is divided; their gradients are added up, and
+        each normalises by its own batch statistics.
+      ema_decay: of the moving average; see `_moving_average`.
+      watch: whether to return what the layers did.
+      watch_gradients: whether to return the gradients with it.
 
     Returns:
-      The next state, the same on all devices, and the metric sums over the whole batch, of the
-      predictions made before the update.
+      The next state, the same on all devices; the metric sums over the whole batch, of the
+      predictions made before the update; and, if watched, `layer_statistics` and `gradients`.
     """
-    images = preprocess(batch["image"])
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
-    key = jax.random.fold_in(key, lax.axis_index(axis_name))
+    device = lax.axis_index(axis_name)
+    key = augment_key(seed, state.step)
+    images, targets = augment(key, device, batch["image"], batch["label"])
+    dropout_key = jax.random.fold_in(_step_key(seed, state.step, "dropout"), device)
+    examples = {"image": images, "label": batch["label"], "mask": batch["mask"]}
+    if targets is not None:
+        examples["target"] = targets
+    size = len(images) // accumulation_steps
+    loss_scale = state.loss_scale.scale if state.loss_scale is not None else 1.0
 
-    def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, Sums]]:
-        variables = {"params": params, "batch_stats": state.batch_stats}
+    def loss_fn(
+        params: Any, batch_stats: Any, part: Batch, key: jax.Array
+    ) -> tuple[jax.Array, Any]:
         logits, updates = model.apply(
-            variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key}
+            {"params": params, "batch_stats": batch_stats},
+            part["image"],
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
         )
-        sums = batch_sums(logits, batch["label"], batch["mask"])
-        return sums["loss"] / sums["count"], (updates.get("batch_stats", {}), sums)
+        sums = batch_sums(logits, part["label"], part["mask"], part.get("target"))
+        return loss_scale * sums["loss"] / size, (updates.get("batch_stats", {}), sums)
 
-    grads, (batch_stats, sums) = jax.grad(loss_fn, has_aux=True)(state.params)
+    def add_part(carry: tuple[Any, Any, Sums], part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+        batch_stats, grads, sums = carry
+        new_grads, (batch_stats, new_sums) = jax.grad(loss_fn, has_aux=True)(
+            state.params, batch_stats, *part
+        )
+        grads, sums = jax.tree.map(jnp.add, (grads, sums), (new_grads, new_sums))
+        return (batch_stats, grads, sums), None
+
+    if accumulation_steps == 1:
+        grads, (batch_stats, sums) = jax.grad(loss_fn, has_aux=True)(
+            state.params, state.batch_stats, examples, dropout_key
+        )
+    else:
+        parts = jax.tree.map(lambda x: x.reshape(accumulation_steps, size, *x.shape[1:]), examples)
+        keys = jax.random.split(dropout_key, accumulation_steps)
+        zeros = (
+            jax.tree.map(jnp.zeros_like, state.params),
+            dict.fromkeys(("count", "loss", "correct"), jnp.zeros(())),
+        )
+        # XLA's convolutions are slow within a loop on a CPU.
+        (batch_stats, grads, sums), _ = lax.scan(
+            add_part,
+            (state.batch_stats, *zeros),
+            (parts, keys),
+            unroll=accumulation_steps if jax.default_backend() == "cpu" else 1,
+        )
+
     grads, batch_stats = lax.pmean((grads, batch_stats), axis_name)
+    sums = lax.psum(sums, axis_name)
+    # The gradient of the mean over the examples that are there.
+    total = len(images) * lax.axis_size(axis_name)
+    factor = total / jnp.maximum(sums["count"], 1) / (loss_scale * accumulation_steps)
+    grads = jax.tree.map(lambda grad: grad * factor, grads)
+
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    state = state.replace(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-    )
-    return state, lax.psum(sums, axis_name)
+    rate = learning_rate(state.step)
+    updates = jax.tree.map(lambda update: -rate * update, updates)
+    params = optax.apply_updates(state.params, updates)
+    new = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
+    if state.loss_scale is not None:
+        finite = all_finite(grads)
+        new = jax.tree.map(partial(jnp.where, finite), new, state)
+        new = new.replace(loss_scale=state.loss_scale.update(finite))
+    if state.ema:
+        new = new.replace(ema=_moving_average(state.ema, new.variables(), state.step, ema_decay))
+    layers = {}
+    if watch:
+        layers["statistics"] = layer_statistics(state.params, grads, updates)
+    if watch_gradients:
+        layers["gradients"] = grads
+    return new.replace(step=state.step + 1), sums, layers
+
+
+def augment_key(seed: int, step: jax.Array) -> jax.Array:
+    """Returns the key that augments the batch of a step, the same on all devices."""
+    return _step_key(seed, step, "augment")
+
+
+def _step_key(seed: int, step: jax.Array, use: str) -> jax.Array:
+    # One stream a use; the parameters are drawn from the seed's own key.
+    stream = jax.random.fold_in(jax.random.key(seed), zlib.crc32(use.encode()))
+    return jax.random.fold_in(stream, step)
+
+
+def _moving_average(
+    ema: Variables, variables: Variables, step: jax.Array, decay: float
+) -> Variables:
+    """Exponential moving averages of the weights and the batch statistics.
+
+    Polyak and Juditsky 1992; the decay is at most (1 + t) / (10 + t), so that the first steps do
+    not last, as in TensorFlow's ExponentialMovingAverage.
+    """
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, variables)
 
 
 def eval_step(
-    state: TrainState,
+    variables: Variables,
     batch: Batch,
     *,
     model: nn.Module,
     preprocess: Callable[[jax.Array], jax.Array],
     axis_name: str,
+    flip: bool = False,
+    shift: int = 0,
 ) -> Sums:
-    """Returns the metric sums over the real examples of a whole batch; see `train_step`."""
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    logits = model.apply(variables, preprocess(batch["image"]), train=False)
-    return lax.psum(batch_sums(logits, batch["label"], batch["mask"]), axis_name)
+    """Returns the metric sums over the real examples of a whole batch.
+
+    Args:
+      variables: `params` and `batch_stats`, the same on all devices.
+      batch: see `train_step`.
+      model: of the variables.
+      preprocess: uint8 images -> float images.
+      axis_name: device axis, over which sums are added.
+      flip, shift: of the copies whose predictions are averaged, see `averaged_logits`.
+    """
+    images = preprocess(batch["image"])
+    logits = averaged_logits(
+        lambda images: model.apply(variables, images, train=False), images, flip, shift
+    )
+    return lax.psum(evaluation_sums(logits, batch["label"], batch["mask"]), axis_name)
 
 
 def weight_levels(
-    state: TrainState, *, model: nn.Module, image_shape: tuple[int, int, int]
+    variables: Variables, *, model: nn.Module, image_shape: tuple[int, int, int]
 ) -> dict[str, jax.Array]:
     """Returns the shares of a network's ternary weights that are `negative`, `zero`, `positive`."""
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
     images = jnp.zeros((1, *image_shape))
     _, found = model.apply(variables, images, train=False, mutable=[ternary.LEVELS])
     counts = dict.fromkeys(("negative", "zero", "positive"), 0)

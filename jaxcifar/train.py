@@ -8,11 +8,12 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from jaxcifar import metrics, parallel
-from jaxcifar.checkpoint import Checkpoints, Restored
+from jaxcifar.checkpoint import Checkpoints, Progress, Restored
 from jaxcifar.config import Durations, durations, validate
-from jaxcifar.data import datasets, tf_pipeline
+from jaxcifar.data import datasets
+from jaxcifar.data.batches import train_batches
 from jaxcifar.data.datasets import Split
-from jaxcifar.evaluate import Results, evaluate
+from jaxcifar.evaluate import Evaluator, Results
 from jaxcifar.manifest import check_config, record_start
 from jaxcifar.steps import Program, TrainState, create_program
 from jaxcifar.writers import Throughput, Writers, describe
@@ -42,7 +43,7 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
     parallel.check_batch_size("train.batch_size", config.train.batch_size)
     is_first_process = jax.process_index() == 0
 
-    info = datasets.info(config.dataset.name)
+    info = datasets.info(config.dataset)
     splits = datasets.load(config.dataset)
     length = durations(config, splits["train"].size)
     program = create_program(config, info, length)
@@ -61,6 +62,8 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
             steps_per_epoch=length.steps_per_epoch,
             tensorboard=config.log.tensorboard,
             active=is_first_process,
+            layers=config.log.layers_every_steps > 0,
+            allow_zero=config.model.stochastic_depth > 0,
         ) as writers:
             writers.line(_headline(config, splits, start.state, length))
             if start.step:
@@ -84,34 +87,29 @@ def _loop(
     writers: Writers,
 ) -> Results:
     train_step = parallel.map_train_step(program.train_step)
-    eval_step = parallel.map_eval_step(program.eval_step)
-    if program.weight_levels:
-        weight_levels = parallel.map_eval_step(program.weight_levels)
+    evaluator = Evaluator(config, program, splits)
     state, progress = parallel.replicate(start.state), start.progress
-    batches = tf_pipeline.train_batches(
-        splits["train"],
-        config.augment,
-        batch_size=config.train.batch_size,
-        seed=config.train.seed,
-        first_step=start.step,
-        num_steps=length.num_steps,
-        process=jax.process_index(),
-        num_processes=jax.process_count(),
+    batches = train_batches(
+        splits["train"], config, first_step=start.step, num_steps=length.num_steps
     )
     in_flight, throughput = [], Throughput()
+    if _stops(config, progress):
+        writers.line(f"stopped early before step {start.step:,}")
+        return evaluator(state)
 
     for step, batch in enumerate(parallel.prefetch(batches), start.step + 1):
-        state, sums = train_step(state, batch)
+        state, sums, layers = train_step(state, batch)
         in_flight.append(sums)
         writers.step(step)
 
         last = step == length.num_steps
         log = last or step % config.log.every_steps == 0
+        watch = config.log.layers_every_steps and step % config.log.layers_every_steps == 0
         evaluation = last or step % length.eval_every == 0
         save = last or step % length.checkpoint_every == 0
         save = save or (length.keep_every > 0 and step % length.keep_every == 0)
         compiled = step == start.step + 1
-        if not (log or evaluation or save or compiled):
+        if not (log or watch or evaluation or save or compiled):
             continue
 
         progress = progress.add(parallel.fetch(in_flight))
@@ -121,31 +119,50 @@ def _loop(
         if log:
             scalars = metrics.summarize(progress.train_sums)
             scalars["learning_rate"] = float(program.learning_rate(step - 1))
+            if program.loss_scale:
+                scalars["loss_scale"] = float(parallel.fetch(state.loss_scale.scale))
             seconds_left = None
             if rate := throughput.rate():
                 scalars["images_per_second"] = rate
                 seconds_left = (length.num_steps - step) * config.train.batch_size / rate
+            scalars |= parallel.memory()
             writers.train(step, scalars, seconds_left)
             progress = dataclasses.replace(progress, train_sums={})
 
+        if watch:
+            writers.layers(step, parallel.fetch(layers["statistics"]))
+            if config.log.histograms:
+                params, gradients = parallel.fetch((state.params, layers["gradients"]))
+                writers.histograms(step, params, gradients)
+
         if evaluation:
-            results = evaluate(eval_step, state, splits, config.eval.batch_size)
+            results = evaluator(state)
             for name, scalars in results.items():
                 writers.evaluation(step, name, scalars)
-            if program.weight_levels:
-                writers.evaluation(step, "weights", parallel.fetch(weight_levels(state)))
-            accuracy = results.get("validation", {}).get("accuracy", -1.0)
-            if accuracy > progress.best_accuracy:
-                progress = dataclasses.replace(progress, best_step=step, best_accuracy=accuracy)
-                save = True
+            if "validation" in results:
+                score = results["validation"][config.eval.best_metric]
+                score = -score if config.eval.best_metric == "loss" else score
+                progress = progress.evaluated(step, score, config.train.early_stopping_min_delta)
+                save = save or progress.best_step == step
 
-        if save:
+        stop = evaluation and _stops(config, progress)
+        if save or stop:
             checkpoints.save(step, parallel.fetch(state), progress)
+        if stop:
+            writers.line(
+                f"stopping early at step {step:,}: no better validation {config.eval.best_metric} "
+                f"in {progress.stale_evaluations} evaluations; the best was at step "
+                f"{progress.best_step:,}"
+            )
+            break
         throughput.start()
 
-    if start.step < length.num_steps:
-        return results
-    return evaluate(eval_step, state, splits, config.eval.batch_size)
+    return results if start.step < length.num_steps else evaluator(state)
+
+
+def _stops(config: ConfigDict, progress: Progress) -> bool:
+    patience = config.train.early_stopping_patience
+    return patience > 0 and progress.stale_evaluations >= patience
 
 
 def _headline(

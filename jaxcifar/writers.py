@@ -1,6 +1,5 @@
 """Where a run's numbers go: TensorBoard, a CSV file and the terminal."""
 
-import csv
 import datetime
 import time
 from collections.abc import Mapping
@@ -12,7 +11,9 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from jaxcifar import layer_statistics
 from jaxcifar.runtime import import_tensorflow
+from jaxcifar.table import Table
 
 _COLUMNS = (
     "step",
@@ -20,8 +21,12 @@ _COLUMNS = (
     "split",
     "loss",
     "accuracy",
+    "top5_accuracy",
+    "calibration_error",
     "learning_rate",
+    "loss_scale",
     "images_per_second",
+    "peak_memory",
     "negative",
     "zero",
     "positive",
@@ -30,7 +35,7 @@ _COLUMNS = (
 
 
 class Writers:
-    """All of them together: `metrics.csv`, TensorBoard events and the terminal.
+    """All of them together: `metrics.csv`, `layers.csv`, TensorBoard events and the terminal.
 
     On a terminal the training metrics and a bar stand below the lines that are printed; elsewhere
     the metrics become plain lines. A context manager.
@@ -45,6 +50,8 @@ class Writers:
         steps_per_epoch: float,
         tensorboard: bool,
         active: bool,
+        layers: bool = False,
+        allow_zero: bool = False,
     ):
         """Opens the files, and drops what the CSV has beyond `first_step`.
 
@@ -55,11 +62,18 @@ class Writers:
           num_steps: the run's length.
           steps_per_epoch: need not be whole.
           tensorboard: whether to write events, which needs TensorFlow.
+          layers: whether there will be statistics of the layers.
+          allow_zero: whether their gradients may be exactly 0.
           active: False, as in all processes but the first, writes and shows nothing.
         """
         self._steps_per_epoch = steps_per_epoch
         self._num_steps = num_steps
-        self._csv = _Csv(workdir / "metrics.csv", first_step) if active else None
+        self._csv = Table(workdir / "metrics.csv", _COLUMNS, first_step) if active else None
+        self._layers = None
+        if active and layers:
+            self._layers = Table(workdir / "layers.csv", layer_statistics.COLUMNS, first_step)
+        self._allow_zero = allow_zero
+        self._troubles: list[str] = []
         self._events = None
         if active and tensorboard:
             import_tensorflow()
@@ -81,8 +95,8 @@ class Writers:
 
     def __exit__(self, *exception: Any) -> None:
         self._live.stop()
-        if self._csv:
-            self._csv.close()
+        for table in filter(None, (self._csv, self._layers)):
+            table.close()
         if self._events:
             self._events.close()
 
@@ -111,50 +125,43 @@ class Writers:
         epoch = step / self._steps_per_epoch
         self.line(f"{split} at step {step:,}, epoch {epoch:.2f}: {describe(scalars)}")
 
+    def layers(self, step: int, statistics: layer_statistics.Statistics) -> None:
+        """Writes what each layer did in a step, and names those in trouble, when they change."""
+        if self._layers is None:
+            return
+        self._layers.write(layer_statistics.rows(step, step / self._steps_per_epoch, statistics))
+        if self._events:
+            tagged = {
+                f"layers/{layer}/{name}": float(value)
+                for layer, values in statistics.items()
+                for name, value in values.items()
+            }
+            self._events.write_scalars(step, tagged)
+        troubles = layer_statistics.troubled_layers(statistics, allow_zero=self._allow_zero)
+        for trouble in troubles:
+            if trouble not in self._troubles:
+                self.line(f"warning: step {step:,}: {trouble}")
+        self._troubles = troubles
+
+    def histograms(self, step: int, params: Any, gradients: Any) -> None:
+        """Writes the distributions of all weights and gradients to TensorBoard."""
+        if self._events:
+            self._events.write_histograms(step, layer_statistics.histograms(params, gradients))
+
     def _write(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
         if self._csv:
-            self._csv.write(step, step / self._steps_per_epoch, split, scalars)
-        if self._events:
-            tagged = {f"{split}/{name}": value for name, value in scalars.items()}
-            self._events.write_scalars(step, tagged)
-
-
-class _Csv:
-    """A table with a row for each log interval and each evaluation."""
-
-    def __init__(self, path: Path, first_step: int):
-        kept = []
-        if path.exists():
-            with path.open(newline="") as file:
-                for row in csv.DictReader(file):
-                    # A kill may have cut the last row short; it is newer than any checkpoint.
-                    if None in row.values() or int(row["step"]) > first_step:
-                        break
-                    kept.append(row)
-        part = path.with_name(path.name + ".part")
-        with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, _COLUMNS)
-            writer.writeheader()
-            writer.writerows(kept)
-        part.replace(path)
-        self._file = path.open("a", newline="")
-        self._writer = csv.DictWriter(self._file, _COLUMNS)
-
-    def write(self, step: int, epoch: float, split: str, scalars: Mapping[str, float]) -> None:
-        now = datetime.datetime.now(datetime.UTC)
-        self._writer.writerow(
-            {
+            now = datetime.datetime.now(datetime.UTC)
+            row = {
                 "step": step,
-                "epoch": f"{epoch:.4f}",
+                "epoch": f"{step / self._steps_per_epoch:.4f}",
                 "split": split,
                 **{name: f"{value:.7g}" for name, value in scalars.items()},
                 "time": now.isoformat(timespec="milliseconds"),
             }
-        )
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
+            self._csv.write([row])
+        if self._events:
+            tagged = {f"{split}/{name}": value for name, value in scalars.items()}
+            self._events.write_scalars(step, tagged)
 
 
 class Throughput:
@@ -188,8 +195,12 @@ def describe(scalars: Mapping[str, float]) -> str:
     formats = {
         "loss": "loss {:.4f}",
         "accuracy": "accuracy {:.2%}",
+        "top5_accuracy": "top-5 {:.2%}",
+        "calibration_error": "calibration error {:.2%}",
         "learning_rate": "learning rate {:.4g}",
+        "loss_scale": "loss scale {:.4g}",
         "images_per_second": "{:,.0f} images/s",
+        "peak_memory": "{:.1f} GiB",
         "negative": "{:.1%} at -1",
         "zero": "{:.1%} at 0",
         "positive": "{:.1%} at 1",

@@ -4,7 +4,8 @@
 
 needs PyTorch and NumPy, and writes tests/goldens/<model>.json: logits in evaluation and in
 training, and after one training loss the batch statistics and the norm of every gradient. No
-weights are stored: both sides take them from `weights`, a function of name and shape.
+weights are stored: both sides take them from `weights`, a function of name and shape. Then
+schedules.json, the learning rate of each epoch, and optimizers.json, the weights after ten updates.
 
 They are computed in float64: in float32 a rounding error that carries one activation over a ReLU's
 kink changes gradients by a thousandth, in PyTorch alone already.
@@ -70,6 +71,46 @@ def batch(size: int) -> tuple[np.ndarray, np.ndarray]:
     return images, random.randint(0, 10, BATCH)
 
 
+# Golden -> the PyTorch scheduler and its arguments; the rate before it is 0.1.
+EPOCHS = 60
+SCHEDULES = {
+    "step": ("StepLR", {"step_size": 20, "gamma": 0.2}),
+    "multistep": ("MultiStepLR", {"milestones": [30, 45], "gamma": 0.1}),
+    "cosine": ("CosineAnnealingLR", {"T_max": 60, "eta_min": 0.001}),
+    "warm_restarts": ("CosineAnnealingWarmRestarts", {"T_0": 8, "T_mult": 2, "eta_min": 0.001}),
+    "one_cycle": (
+        "OneCycleLR",
+        {"max_lr": 0.1, "total_steps": 60, "div_factor": 25, "final_div_factor": 100},
+    ),
+    "triangular": (
+        "OneCycleLR",
+        {
+            "max_lr": 0.1,
+            "total_steps": 60,
+            "div_factor": 25,
+            "final_div_factor": 100,
+            "anneal_strategy": "linear",
+        },
+    ),
+}
+# Golden -> the PyTorch optimizer and its arguments.
+OPTIMIZERS = {
+    "sgd": ("SGD", {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),
+    "sgd_nesterov": (
+        "SGD",
+        {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True},
+    ),
+    "adamw": ("AdamW", {"lr": 0.1, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.01}),
+    "clipped": ("SGD", {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),
+}
+CLIP = 2.0
+
+
+def gradients(step: int) -> np.ndarray:
+    """Returns the float32 gradient [3, 4] of an update, for the goldens of optimizers."""
+    return np.random.RandomState(step).standard_normal((3, 4)).astype(np.float32)
+
+
 def golden(model, size: int) -> dict:
     """Returns the logits of one network, and the norms of its statistics and gradients."""
     import torch
@@ -112,14 +153,54 @@ def golden(model, size: int) -> dict:
     }
 
 
+def schedule(name: str, arguments: dict) -> list[float]:
+    """Returns the learning rate of each epoch."""
+    import torch
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    scheduler = getattr(torch.optim.lr_scheduler, name)(optimizer, **arguments)
+    rates = []
+    for _ in range(EPOCHS):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def optimized(name: str, arguments: dict, clip: bool) -> list:
+    """Returns the weights, at first 1, after ten updates."""
+    import torch
+
+    weight = torch.nn.Parameter(torch.ones(3, 4))
+    optimizer = getattr(torch.optim, name)([weight], **arguments)
+    for step in range(10):
+        weight.grad = torch.from_numpy(gradients(step))
+        if clip:
+            torch.nn.utils.clip_grad_norm_([weight], CLIP)
+        optimizer.step()
+    return weight.tolist()
+
+
+def write(name: str, value: dict) -> None:
+    """Writes one file of goldens."""
+    (GOLDENS / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n")
+
+
 def main() -> None:
     """Writes all goldens."""
+    import torch
     import torch_models
 
+    version = {"torch": torch.__version__}
+    schedules = {key: schedule(*value) for key, value in SCHEDULES.items()}
+    optimizers = {key: optimized(*value, key == "clipped") for key, value in OPTIMIZERS.items()}
+
     GOLDENS.mkdir(exist_ok=True)
+    write("schedules", version | schedules)
+    write("optimizers", version | optimizers)
     for name, (constructor, arguments, fields, size) in MODELS.items():
         result = golden(getattr(torch_models, constructor)(*arguments, **fields), size)
-        (GOLDENS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        write(name, result)
         print(name)
 
 

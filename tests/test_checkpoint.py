@@ -35,7 +35,7 @@ def steps(directory):
 
 
 def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
-    progress = Progress({"loss": 0.1 + 0.2, "count": 3.0}, best_step=2, best_accuracy=1 / 3)
+    progress = Progress({"loss": 0.1 + 0.2, "count": 3.0}, best_step=2, best_score=1 / 3)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(7, state(7), progress)
     with Checkpoints(tmp_path) as checkpoints:
@@ -67,7 +67,7 @@ def test_latest_best_and_every_nth_are_kept(tmp_path):
 
 def test_the_best_survives_a_restart(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, state(1), Progress({}, best_step=1, best_accuracy=0.9))
+        checkpoints.save(1, state(1), Progress({}, best_step=1, best_score=0.9))
     with Checkpoints(tmp_path) as checkpoints:
         progress = checkpoints.restore_latest(create).progress
         checkpoints.save(2, state(2), progress)
@@ -146,3 +146,15 @@ def test_checkpoints_of_another_model_are_left_alone(tmp_path):
         with pytest.raises(InputError, match="none of its checkpoints can be read; step 2"):
             checkpoints.restore_latest(create_other)
     assert steps(tmp_path) == [1, 2]
+
+
+def test_the_best_and_the_patience_follow_the_scores():
+    progress = Progress()
+    scores = [0.5, 0.505, 0.6, 0.609, float("nan"), 0.59, 0.7]
+    seen = []
+    for step, score in enumerate(scores, 1):
+        progress = progress.evaluated(step, score, min_delta=0.01)
+        seen.append((progress.best_step, progress.stale_evaluations))
+    # 0.505 and 0.609 are the best so far, but no improvement by more than 0.01.
+    assert seen == [(1, 0), (2, 1), (3, 0), (4, 1), (4, 2), (4, 3), (7, 0)]
+    assert progress.best_score == progress.reference_score == 0.7

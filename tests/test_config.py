@@ -1,10 +1,9 @@
+import inspect
 import re
 import runpy
-from pathlib import Path
 
 import pytest
 
-from jaxcifar import config as config_module
 from jaxcifar.config import default, durations, validate
 from jaxcifar.errors import InputError
 
@@ -13,8 +12,8 @@ from .conftest import REPOSITORY
 RECIPES = sorted((REPOSITORY / "configs").glob("*.py"))
 
 
-def recipe(path):
-    return runpy.run_path(str(path))["get_config"]()
+def recipe(path, *argument):
+    return runpy.run_path(str(path))["get_config"](*argument)
 
 
 def changed(**fields):
@@ -32,7 +31,7 @@ def test_default_needs_only_a_length():
 
 
 def test_every_field_has_a_comment():
-    source = Path(config_module.__file__).read_text()
+    source = inspect.getsource(default)
     fields = re.findall(r"^    config\.(\w+)\.(\w+) = (.*)$", source, re.MULTILINE)
     assert {f"{s}.{f}" for s, f, _ in fields} == {
         f"{s}.{f}" for s, fs in default().items() for f in fs
@@ -54,6 +53,24 @@ def test_a_misspelt_field_is_refused_by_the_lock():
         ({"dataset__validation_seed": 1}, "validation_seed = 1 has no effect"),
         ({"dataset__name": "digits", "dataset__data_dir": "x"}, "data_dir = 'x' has no effect"),
         ({"augment__crop_padding": -1}, "augment.crop_padding"),
+        ({"augment__policy": "randaugmnt"}, "augment.policy 'randaugmnt'. Did you mean 'randaug"),
+        ({"augment__num_ops": 3}, "augment.num_ops = 3 has no effect here: it needs augment.pol"),
+        ({"augment__policy": "randaugment", "augment__magnitude": 31}, "magnitude = 31"),
+        (
+            {"augment__policy": "one_of_groups", "augment__groups": ((0.5, (("blur", 1.0),)),)},
+            "member of a group 'blur'",
+        ),
+        ({"augment__mix_probability": 0.5}, "mix_probability = 0.5 has no effect here: it needs"),
+        ({"augment__mixup_alpha": 1.0, "augment__cutmix_share": 0.9}, "cutmix_share = 0.9 has no"),
+        ({"augment__cutmix_alpha": -1.0}, "augment.cutmix_alpha = -1.0"),
+        ({"augment__crop_area": 0.5}, "augment.crop_area = 0.5 has no effect"),
+        ({"dataset__labels": "coarse"}, "dataset.labels = 'coarse' has no effect"),
+        ({"dataset__name": "image_folder"}, "dataset.data_dir: dataset.name = 'image_folder' nee"),
+        ({"model__depth": 21}, "depth 21: allowed is 6n + 2"),
+        ({"model__norm": "none", "model__zero_init_residual": True}, "zero_init_residual = True h"),
+        ({"model__ternary_scale": "filter"}, "ternary_scale = 'filter' has no effect"),
+        ({"model__ternary": "bwn"}, "model.ternary = 'bwn': allowed is one of none, twn, ttq"),
+        ({"model__norm": "group", "model__sync_batch_norm": True}, "sync_batch_norm = True has"),
         ({"model__name": "resnet21"}, "model.name 'resnet21'. Did you mean"),
         ({"model__stem": "imagenet"}, "model.stem = 'imagenet' has no effect on resnet20"),
         ({"model__growth_rate": 12}, "model.growth_rate = 12 has no effect on resnet20"),
@@ -81,6 +98,17 @@ def test_a_misspelt_field_is_refused_by_the_lock():
         ),
         ({"schedule__name": "cosin"}, "schedule.name = 'cosin'"),
         ({"schedule__name": "multistep"}, "needs schedule.milestones_steps"),
+        ({"schedule__name": "step"}, "needs schedule.every_steps or _epochs"),
+        ({"schedule__name": "warm_restarts"}, "needs schedule.cycle_steps or _epochs"),
+        (
+            {"schedule__name": "step", "schedule__every_steps": 9, "schedule__cycle_factor": 2.0},
+            "schedule.cycle_factor = 2.0 has no effect here: it needs schedule.name = 'warm_rest",
+        ),
+        ({"schedule__final_learning_rate": 0.1}, "final_learning_rate = 0.1 has no effect"),
+        ({"schedule__name": "one_cycle", "schedule__rise": 1.0}, "schedule.rise = 1.0"),
+        ({"optimizer__name": "adamw", "optimizer__momentum": 0.8}, "momentum = 0.8 has no effect"),
+        ({"optimizer__beta2": 0.99}, "optimizer.beta2 = 0.99 has no effect here: it needs optim"),
+        ({"optimizer__clip_global_norm": -1.0}, "optimizer.clip_global_norm"),
         ({"schedule__milestones_steps": (50,)}, "milestones_steps = (50,) has no effect"),
         ({"schedule__gamma": 0.2}, "schedule.gamma = 0.2 has no effect"),
         ({"schedule__name": "multistep", "schedule__gamma": 0.0}, "schedule.gamma = 0.0"),
@@ -101,7 +129,18 @@ def test_a_misspelt_field_is_refused_by_the_lock():
         ({"train__num_epochs": 1.0}, "train.num_steps = 100 and train.num_epochs = 1.0 are both"),
         ({"train__num_steps": -5}, "train.num_steps = -5"),
         ({"train__batch_size": 0}, "train.batch_size = 0: allowed is 1 or more"),
-        ({"train__precision": "float16"}, "train.precision = 'float16'"),
+        ({"train__precision": "float64"}, "train.precision = 'float64'"),
+        ({"train__accumulation_steps": 3}, "accumulation_steps = 3: it must divide"),
+        ({"train__label_smoothing": 1.0}, "train.label_smoothing = 1.0"),
+        ({"train__ema_decay": 1.0}, "train.ema_decay = 1.0"),
+        ({"train__early_stopping_patience": 5}, "patience = 5 has no effect here: it needs data"),
+        (
+            {"train__early_stopping_min_delta": 0.1},
+            "min_delta = 0.1 has no effect here: it needs train.early_stopping_patience",
+        ),
+        ({"eval__best_metric": "loss"}, "eval.best_metric = 'loss' has no effect here"),
+        ({"eval__best_metric": "f1"}, "eval.best_metric = 'f1': allowed is one of accuracy, loss"),
+        ({"log__histograms": True}, "log.histograms = True has no effect here"),
         ({"train__seed": -1}, "train.seed = -1"),
         ({"eval__batch_size": 0}, "eval.batch_size"),
         ({"eval__checkpoint": "newest"}, "eval.checkpoint = 'newest'"),
@@ -151,10 +190,49 @@ def test_a_tiny_share_of_an_epoch_is_a_step():
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_recipes_are_valid_and_say_how_to_run_them(path):
+def test_recipes_are_valid_and_say_how_to_run_them(path, tmp_path):
     config = recipe(path)
+    if config.dataset.name == "image_folder":
+        for name in ("train", "val"):
+            (tmp_path / name / "class").mkdir(parents=True)
+            (tmp_path / name / "class" / "image.jpg").touch()
+        config.dataset.data_dir = str(tmp_path)
+        config.train.batch_size = 1  # or 90 epochs of an image are not a step
     validate(config)
     assert f"python -m jaxcifar.main --config configs/{path.name}" in path.read_text()
+
+
+SMOKE = [path for path in RECIPES if path.stem != "quickstart"]
+
+
+@pytest.mark.parametrize("path", SMOKE, ids=lambda path: path.stem)
+def test_smoke_forms_are_short_and_switch_on_the_same(path):
+    whole, smoke = recipe(path), recipe(path, "smoke")
+    validate(smoke)
+    assert (smoke.dataset.name, smoke.train.num_steps) == ("fake", 20)
+    for section in ("augment", "optimizer", "schedule", "model", "train"):
+        on = {field for field, value in whole[section].items() if value}
+        lengths = {f"{field}_{unit}" for field in LENGTHS for unit in ("steps", "epochs")}
+        assert on - lengths <= {field for field, value in smoke[section].items() if value}
+    for field in LENGTHS:
+        if field in whole.schedule or f"{field}_steps" in whole.schedule:
+            set_there = whole.schedule[f"{field}_steps"] or whole.schedule[f"{field}_epochs"]
+            assert bool(set_there) == bool(smoke.schedule[f"{field}_steps"])
+    with pytest.raises(InputError, match="form of the recipe 'smok'. Did you mean 'smoke'"):
+        recipe(path, "smok")
+
+
+LENGTHS = ("num", "milestones", "warmup", "every", "cycle", "restart")
+
+
+def test_densenets_argument_names_variant_and_data_set():
+    path = REPOSITORY / "configs" / "densenet121.py"
+    config = recipe(path, "densenet201,cifar100")
+    assert (config.model.name, config.dataset.name) == ("densenet201", "cifar100")
+    config = recipe(path, "cifar100")
+    assert (config.model.name, config.dataset.name) == ("densenet121", "cifar100")
+    config = recipe(path, "densenet169,smoke")
+    assert (config.model.name, config.train.num_steps) == ("densenet169", 20)
 
 
 @pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])

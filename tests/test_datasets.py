@@ -15,7 +15,7 @@ def section(**fields):
 
 @pytest.mark.parametrize("name", ["digits", "fake"])
 def test_splits_are_as_the_facts_say(name):
-    facts, splits = datasets.info(name), datasets.load(section(name=name))
+    facts, splits = datasets.info(section(name=name)), datasets.load(section(name=name))
     assert list(splits) == ["train", "test"]
     for split, size in ((splits["train"], facts.train_size), (splits["test"], facts.test_size)):
         assert split.size == size
@@ -35,7 +35,7 @@ def test_digits_are_scikit_learns_split_in_five():
     )
     assert splits["test"].size / len(source) == pytest.approx(0.2, abs=1e-3)
     pixels = splits["train"].images / 255
-    facts = datasets.info("digits")
+    facts = datasets.info(section(name="digits"))
     assert pixels.mean() == pytest.approx(facts.mean[0], abs=2e-3)
     assert pixels.std() == pytest.approx(facts.std[0], abs=2e-3)
 
@@ -124,7 +124,7 @@ def test_statistics_of_the_real_images(cifar_archives, name, per_class):
         [np.fromfile(p, np.uint8).reshape(-1, labels + 3072) for p in cifar_archives.glob(folder)]
     )
     pixels = records[:, labels:].reshape(-1, 3, 1024).transpose(1, 0, 2).reshape(3, -1)
-    facts = datasets.info(name)
+    facts = datasets.info(section(name=name))
     assert len(records) == facts.train_size
     assert set(np.bincount(records[:, labels - 1])) == {per_class}
     for channel, mean, std in zip(pixels, facts.mean, facts.std, strict=True):

@@ -1,44 +1,127 @@
+"""Metrics over whole splits, of a network and of guesses whose metrics are known."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
-from jaxcifar import parallel
+from jaxcifar import metrics, parallel
+from jaxcifar.checkpoint import Progress, Restored
 from jaxcifar.config import default, durations
 from jaxcifar.data import datasets
-from jaxcifar.evaluate import evaluate
+from jaxcifar.evaluate import Evaluator, _class_table, evaluate_run
 from jaxcifar.steps import create_program
 
 
 @pytest.fixture(scope="module")
 def trained():
-    """A program, its state and the fake data."""
+    """A config of the fake data, its program, its state and the data."""
     config = default()
     config.dataset.name, config.model.name, config.train.num_steps = "fake", "resnet8", 1
-    info = datasets.info("fake")
+    info = datasets.info(config.dataset)
     program = create_program(config, info, durations(config, info.train_size))
-    return program, program.create_state(), datasets.load(config.dataset)
+    return config, program, program.create_state(), datasets.load(config.dataset)
+
+
+def with_batch_size(config, batch_size):
+    """A copy of a config."""
+    config = config.copy_and_resolve_references()
+    config.eval.batch_size = batch_size
+    return config
+
+
+def reference(program, variables, split):
+    """Mean loss and accuracy from the logits of all images at once."""
+    keywords = program.eval_step.keywords
+    images = keywords["preprocess"](split.images)
+    logits = np.asarray(keywords["model"].apply(variables, images, train=False), np.float64)
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(split.size), split.labels]
+    return losses.mean(), np.mean(logits.argmax(1) == split.labels)
 
 
 @pytest.mark.parametrize("batch_size", [1000, 130, 64, 33])
 def test_every_example_counts_once_for_any_batch_size(trained, batch_size):
-    program, state, splits = trained
-    keywords = program.eval_step.keywords
-    logits = np.asarray(
-        keywords["model"].apply(
-            {"params": state.params, "batch_stats": state.batch_stats},
-            keywords["preprocess"](splits["test"].images),
-            train=False,
-        ),
-        np.float64,
-    )
-    labels = splits["test"].labels
-    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(130), labels]
-
-    results = evaluate(
-        parallel.map_eval_step(program.eval_step),
-        parallel.replicate(state),
-        splits,
-        batch_size,
-    )
+    config, program, state, splits = trained
+    loss, accuracy = reference(program, state.variables(), splits["test"])
+    evaluator = Evaluator(with_batch_size(config, batch_size), program, splits)
+    results = evaluator(parallel.replicate(state))
     assert list(results) == ["test"]
-    assert results["test"]["accuracy"] == np.mean(logits.argmax(1) == labels)
-    assert results["test"]["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    assert results["test"]["accuracy"] == accuracy
+    assert results["test"]["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_moving_averages_are_evaluated_beside_the_weights(trained):
+    config, program, state, splits = trained
+    ema = jax.tree.map(lambda x: 0.5 * x, state.variables())
+    loss, accuracy = reference(program, ema, splits["test"])
+    evaluator = Evaluator(with_batch_size(config, 130), program, splits)
+    results = evaluator(parallel.replicate(state.replace(ema=ema)))
+    assert list(results) == ["test", "test_ema"]
+    assert results["test_ema"]["accuracy"] == accuracy
+    assert results["test_ema"]["loss"] == pytest.approx(loss, rel=1e-5)
+    assert results["test"]["loss"] != pytest.approx(loss, rel=1e-5)
+
+
+def guess(labels):
+    """What `guess_step` predicts of ten classes: an even label itself, the class after an odd."""
+    return (labels + labels % 2) % 10
+
+
+def guess_step(variables, batch):
+    """An eval_step that needs no network, and has a confidence of 0.75."""
+    probabilities = jnp.eye(10) * 0.75 + (1 - jnp.eye(10)) * 0.25 / 9
+    logits = jnp.log(probabilities)[guess(batch["label"])]
+    return lax.psum(metrics.evaluation_sums(logits, batch["label"], batch["mask"]), parallel.AXIS)
+
+
+@pytest.mark.parametrize("batch_size", [130, 33])
+def test_arrays_of_sums_add_up_over_devices_and_batches(trained, batch_size):
+    config, program, state, splits = trained
+    program = dataclasses.replace(program, eval_step=guess_step)
+    evaluator = Evaluator(with_batch_size(config, batch_size), program, splits)
+    total = evaluator.totals(parallel.replicate(state))
+    labels = splits["test"].labels
+    expected = np.zeros((10, 10))
+    np.add.at(expected, (labels, guess(labels)), 1)
+    np.testing.assert_array_equal(total["test"]["confusion"], expected)
+    # 0.75 lies between 11/15 and 12/15.
+    assert total["test"]["bin_count"].tolist() == [0] * 11 + [130] + [0] * 3
+    np.testing.assert_allclose(total["test"]["bin_confidence"][11], 130 * 0.75, rtol=1e-6)
+
+
+def test_a_run_is_evaluated_in_full(trained, tmp_path, monkeypatch, capsys):
+    config, program, state, splits = trained
+    program = dataclasses.replace(program, eval_step=guess_step)
+    found = program, Restored(7, state, Progress())
+    monkeypatch.setattr("jaxcifar.evaluate.restore", lambda config, workdir: found)
+
+    results = evaluate_run(config, tmp_path)
+    accuracy = np.mean(splits["test"].labels % 2 == 0)
+    assert list(results) == ["test"]
+    assert list(results["test"]) == ["loss", "accuracy", "top5_accuracy", "calibration_error"]
+    assert results["test"]["accuracy"] == accuracy
+    assert results["test"]["calibration_error"] == pytest.approx(abs(accuracy - 0.75), abs=1e-6)
+
+    report = json.loads((tmp_path / "evaluation.json").read_text())
+    assert list(report) == ["step", "test"] and report["step"] == 7
+    assert {name: report["test"][name] for name in results["test"]} == results["test"]
+    assert report["test"]["per_class_accuracy"] == [1, 0] * 5
+    assert np.sum(report["test"]["confusion"]) == 130
+    assert report["test"]["calibration"][11]["count"] == 130
+
+    headline, *table = capsys.readouterr().out.splitlines()
+    assert headline.startswith("test, 130 images, step 7: loss ")
+    assert table == [
+        "  class         0      1      2      3      4      5      6      7      8      9",
+        "  accuracy 100.0%   0.0%" + " 100.0%   0.0%" * 4,
+    ]
+
+
+def test_a_table_of_classes_has_rows_of_ten_and_gaps():
+    table = _class_table([0.5] * 11 + [None])
+    assert table.splitlines()[2:] == ["  class        10     11", "  accuracy  50.0%      -"]
+    assert _class_table([]) == ""

@@ -33,7 +33,7 @@ RUN = [
 def final_state(workdir):
     config = default()
     config.dataset.name, config.model.name, config.train.num_steps = "digits", "resnet8", 120
-    info = datasets.info("digits")
+    info = datasets.info(config.dataset)
     program = create_program(config, info, durations(config, 1300))
     with Checkpoints(workdir / "checkpoints", create=False) as checkpoints:
         return checkpoints.restore(120, program.create_state)

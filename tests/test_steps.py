@@ -42,28 +42,40 @@ def test_normalized_images_have_mean_zero_and_deviation_one():
     np.testing.assert_allclose(result[5, 2, 3], by_hand, rtol=1e-4, atol=1e-5)
 
 
-def test_a_step_is_gradient_descent_on_the_mean_cross_entropy():
-    model, optimizer = Linear(), optax.sgd(0.5)
-    preprocess = partial(augment.normalize, mean=(0.5,) * 3, std=(0.25,) * 3)
-    state = create_state(model, optimizer, (4, 4, 3), seed=0)
-    data = batch()
+def linear_step(data, devices=2, optimizer=None, state_fields=(), **fields):
+    """The state before and after one step of a linear model, its sums and its layers."""
+    model, optimizer = Linear(), optimizer or optax.identity()
+    state = create_state(model, optimizer, (4, 4, 3), seed=0, **dict(state_fields))
+
+    def normalize(key, device, images, labels):
+        return augment.normalize(images, (0.5,) * 3, (0.25,) * 3), None
+
     step = jax.pmap(
         partial(
             train_step,
             model=model,
             optimizer=optimizer,
-            preprocess=preprocess,
+            learning_rate=lambda step: 0.5,
+            augment=normalize,
             seed=0,
             axis_name="b",
+            **fields,
         ),
         axis_name="b",
+        devices=jax.devices()[:devices],
     )
-    devices = jax.device_count()
-    assert devices == 2
-    after, sums = step(
+    after, sums, layers = step(
         jax.tree.map(lambda x: jnp.stack([x] * devices), state),
         jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), data),
     )
+    return state, after, sums, layers
+
+
+def test_a_step_is_gradient_descent_on_the_mean_cross_entropy():
+    data = batch()
+    devices = jax.device_count()
+    assert devices == 2
+    state, after, sums, _ = linear_step(data)
 
     x = ((data["image"] / 255 - 0.5) / 0.25).reshape(8, -1)
     kernel = np.array(state.params["Dense_0"]["kernel"], np.float64)
@@ -83,6 +95,114 @@ def test_a_step_is_gradient_descent_on_the_mean_cross_entropy():
         assert int(after.step[device]) == 1
 
 
+def kernel_of(state):
+    return np.array(state.params["Dense_0"]["kernel"])
+
+
+def test_examples_that_are_masked_have_no_gradient_wherever_they_are():
+    data = batch()
+    whole = kernel_of(linear_step({k: v[:6] for k, v in data.items()}, devices=1)[1])[0]
+    data["mask"][[1, 5]] = False  # one of each device
+    data["image"][[1, 5]] = 255
+    kept = {k: v[data["mask"]] for k, v in data.items()}
+    expected = kernel_of(linear_step(kept, devices=1)[1])[0]
+    assert not np.allclose(expected, whole)
+    np.testing.assert_allclose(kernel_of(linear_step(data)[1])[0], expected, rtol=1e-5, atol=1e-7)
+    data["mask"][:4] = False  # all of the first device
+    kept = {k: v[data["mask"]] for k, v in data.items()}
+    expected = kernel_of(linear_step(kept, devices=1)[1])[0]
+    np.testing.assert_allclose(kernel_of(linear_step(data)[1])[0], expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_gradients_are_those_of_the_large_batch(parts):
+    data = batch()
+    data["mask"][3] = False
+    _, once, sums, _ = linear_step(data)
+    _, parted, same_sums, _ = linear_step(data, accumulation_steps=parts)
+    np.testing.assert_allclose(kernel_of(once), kernel_of(parted), rtol=1e-5, atol=1e-7)
+    assert int(parted.step[0]) == 1
+    for name, value in sums.items():
+        np.testing.assert_allclose(value, same_sums[name], rtol=1e-6)
+
+
+def test_each_part_of_a_batch_updates_the_statistics():
+    config, built = program(train__accumulation_steps=2)
+    split = datasets.load(config.dataset)["train"]
+    data = next(
+        train_batches(split, config.augment, batch_size=32, seed=0, first_step=0, num_steps=1)
+    )
+    step = jax.pmap(built.train_step, axis_name=parallel.AXIS, devices=jax.devices()[:1])
+    state = jax.tree.map(lambda x: x[None], built.create_state())
+    after, _, _ = step(state, jax.tree.map(lambda x: x[None], data))
+    keywords = built.train_step.keywords
+    variables = built.create_state().variables()
+    for part in np.split(data["image"], 2):
+        images, _ = keywords["augment"](jax.random.key(0), 0, part, np.zeros(16, np.int32))
+        _, updates = keywords["model"].apply(variables, images, train=True, mutable=["batch_stats"])
+        variables |= updates
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5),
+        jax.tree.map(lambda x: x[0], after.batch_stats),
+        variables["batch_stats"],
+    )
+
+
+def test_the_moving_average_is_the_closed_form():
+    data, decay = batch(), 0.5
+    state, after, _, _ = linear_step(data, ema_decay=decay, state_fields={"ema": True})
+    # At step 0 the decay is at most 1 / 10.
+    expected = 0.1 * kernel_of(state) + 0.9 * kernel_of(after)[0]
+    found = after.ema["params"]["Dense_0"]["kernel"][0]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_loss_scale_changes_no_update_and_skips_what_is_not_finite():
+    data = batch()
+    plain = kernel_of(linear_step(data)[1])[0]
+    fields = {"optimizer": optax.trace(0.9), "state_fields": {"loss_scale": True}}
+    state, after, _, _ = linear_step(data, **fields)
+    np.testing.assert_allclose(kernel_of(after)[0], plain, rtol=1e-6)
+    assert (float(after.loss_scale.scale[0]), int(after.loss_scale.finite_steps[0])) == (65536, 1)
+
+    model = Linear()
+    scaled = create_state(model, optax.trace(0.9), (4, 4, 3), seed=0, loss_scale=True)
+    step = jax.pmap(
+        partial(
+            train_step,
+            model=model,
+            optimizer=optax.trace(0.9),
+            learning_rate=lambda step: 0.5,
+            augment=lambda key, device, images, labels: (images * jnp.inf, None),
+            seed=0,
+            axis_name="b",
+        ),
+        axis_name="b",
+        devices=jax.devices()[:1],
+    )
+    after, _, _ = step(
+        jax.tree.map(lambda x: x[None], scaled), jax.tree.map(lambda x: x[None], batch())
+    )
+    np.testing.assert_array_equal(kernel_of(after)[0], kernel_of(scaled))
+    assert not jax.tree.leaves(after.opt_state)[0].any()
+    assert (int(after.step[0]), float(after.loss_scale.scale[0])) == (1, 32768)
+
+
+def test_watched_layers_are_those_of_the_update():
+    data = batch()
+    state, after, _, layers = linear_step(data, watch=True, watch_gradients=True)
+    found = jax.tree.map(lambda x: float(x[0]), layers["statistics"]["Dense_0"])
+    gradient = np.array(layers["gradients"]["Dense_0"]["kernel"][0])
+    bias = np.array(layers["gradients"]["Dense_0"]["bias"][0])
+    np.testing.assert_allclose(kernel_of(after)[0], kernel_of(state) - 0.5 * gradient, rtol=1e-5)
+    norm = np.sqrt((gradient**2).sum() + (bias**2).sum())
+    assert found["gradient_norm"] == pytest.approx(norm, rel=1e-5)
+    assert found["update_ratio"] == pytest.approx(
+        0.5 * norm / np.linalg.norm(kernel_of(state)), rel=1e-5
+    )
+    assert linear_step(data)[3] == {}
+
+
 def program(**fields):
     config = default()
     config.dataset.name = "digits"
@@ -91,7 +211,7 @@ def program(**fields):
     config.train.batch_size = 32
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
     validate(config)
-    info = datasets.info("digits")
+    info = datasets.info(config.dataset)
     return config, create_program(config, info, durations(config, info.train_size))
 
 
@@ -106,7 +226,7 @@ def run(built, devices, steps=4):
         split, config.augment, batch_size=32, seed=0, first_step=0, num_steps=steps
     ):
         shares = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), data)
-        state, sums = step(state, shares)
+        state, sums, _ = step(state, shares)
         losses.append(float(sums["loss"][0]) / 32)
     return jax.tree.map(lambda x: np.array(x[0]), state), losses
 
@@ -152,6 +272,13 @@ def test_bfloat16_follows_float32(one_device):
     assert floats == {np.dtype("float32")}
 
 
+def test_float16_follows_float32(one_device):
+    state, losses = run(program(train__precision="float16"), devices=1)
+    np.testing.assert_allclose(losses, one_device[1], rtol=0.1)
+    assert losses != one_device[1]
+    assert int(state.loss_scale.finite_steps) == 4
+
+
 def test_the_old_state_is_donated():
     config, built = program()
     split = datasets.load(config.dataset)["train"]
@@ -159,7 +286,7 @@ def test_the_old_state_is_donated():
         train_batches(split, config.augment, batch_size=32, seed=0, first_step=0, num_steps=1)
     )
     before = parallel.replicate(built.create_state())
-    after, _ = parallel.map_train_step(built.train_step)(before, next(batches))
+    after, _, _ = parallel.map_train_step(built.train_step)(before, next(batches))
     assert all(x.is_deleted() for x in jax.tree.leaves(before))
     assert int(parallel.fetch(after).step) == 1
 

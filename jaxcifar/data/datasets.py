@@ -2,12 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxcifar import errors
+from jaxcifar.data import image_folder
+from jaxcifar.data.image_folder import FolderSplit
 from jaxcifar.errors import InputError
 from jaxcifar.runtime import import_tensorflow
 
@@ -61,6 +64,9 @@ _CIFAR100 = DatasetInfo(
     mean=(0.5071, 0.4865, 0.4409),
     std=(0.2673, 0.2564, 0.2762),
 )
+# Of ImageNet's training images, by common use (torchvision's models).
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
 _DIGITS = DatasetInfo(
     "digits",
     image_shape=(8, 8, 1),
@@ -81,14 +87,47 @@ _FAKE = DatasetInfo(
 )
 
 
-def info(name: str) -> DatasetInfo:
-    """Returns what is known of the data set `name`; an InputError lists those known."""
-    if name not in _SOURCES:
-        raise errors.unknown("dataset.name", name, _SOURCES)
-    return _SOURCES[name][0]
+def info(config: ConfigDict) -> DatasetInfo:
+    """Returns what is known of the data set that the config's `dataset` section names.
+
+    Raises:
+      InputError: if there is none of that name, or a folder of images is not one.
+    """
+    if config.name == "image_folder":
+        splits = _scan(config.data_dir)
+        return DatasetInfo(
+            "image_folder",
+            image_shape=(config.image_size, config.image_size, 3),
+            num_classes=len(splits["train"].class_names),
+            train_size=splits["train"].size,
+            test_size=splits["test"].size,
+            mean=_IMAGENET_MEAN,
+            std=_IMAGENET_STD,
+        )
+    if config.name not in _SOURCES:
+        raise errors.unknown("dataset.name", config.name, [*_SOURCES, "image_folder"])
+    facts = _SOURCES[config.name][0]
+    if config.labels == "coarse":
+        return dataclasses.replace(facts, num_classes=20)
+    return facts
 
 
-def load(config: ConfigDict) -> dict[str, Split]:
+def class_names(config: ConfigDict) -> tuple[str, ...]:
+    """Returns the classes' names in the order of the labels; numbers where there are no names."""
+    facts = info(config)
+    if config.name == "image_folder":
+        return _scan(config.data_dir)["train"].class_names
+    if config.name.startswith("cifar"):
+        import_tensorflow()
+        import tensorflow_datasets as tfds
+
+        feature = "coarse_label" if config.labels == "coarse" else "label"
+        builder = tfds.builder_cls(config.name)(data_dir=config.data_dir or None)
+        return tuple(builder.info.features[feature].names)
+    return tuple(map(str, range(facts.num_classes)))
+
+
+def load(config: ConfigDict) -> dict[str, Split | FolderSplit]:
     """Loads the data set that the config's `dataset` section names.
 
     Returns:
@@ -98,8 +137,23 @@ def load(config: ConfigDict) -> dict[str, Split]:
     Raises:
       InputError: if the data are neither there nor to be had.
     """
-    facts, source = info(config.name), _SOURCES[config.name][1]
-    train, test = source(facts, config)
+    facts = info(config)
+    if config.name == "image_folder":
+        splits = _scan(config.data_dir)
+        if not config.validation_size:
+            return dict(splits)
+        train = splits["train"]
+        first, second = hold_out(
+            Split(np.arange(train.size), train.labels),
+            config.validation_size,
+            config.validation_seed,
+        )
+        return {
+            "train": train.subset(first.images),
+            "validation": train.subset(second.images),
+            "test": splits["test"],
+        }
+    train, test = _SOURCES[config.name][1](facts, config)
     for name, split, size in (("train", train, facts.train_size), ("test", test, facts.test_size)):
         if split.images.shape != (size, *facts.image_shape):
             raise InputError(
@@ -132,6 +186,13 @@ def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:
     return first, second
 
 
+@cache
+def _scan(root: str) -> dict[str, FolderSplit]:
+    if not root:
+        raise InputError("dataset.data_dir: dataset.name = 'image_folder' needs the folder's path")
+    return image_folder.scan(root)
+
+
 def _from_tfds(facts: DatasetInfo, config: ConfigDict) -> tuple[Split, Split]:
     import_tensorflow()
     import tensorflow_datasets as tfds
@@ -143,7 +204,8 @@ def _from_tfds(facts: DatasetInfo, config: ConfigDict) -> tuple[Split, Split]:
     def read(name: str) -> Split:
         examples = tfds.as_numpy(builder.as_dataset(split=name, batch_size=-1))
         order = np.argsort(examples["id"], kind="stable")  # TFDS stores them by a hash
-        return Split(examples["image"][order], examples["label"][order].astype(np.int32))
+        labels = examples["coarse_label" if config.labels == "coarse" else "label"]
+        return Split(examples["image"][order], labels[order].astype(np.int32))
 
     return read("train"), read("test")
 

@@ -7,16 +7,14 @@ comes once an epoch, no batch is short, and a run that starts at any step sees w
 would see.
 """
 
-import zlib
 from collections.abc import Iterator
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxcifar.data.datasets import Split
+from jaxcifar.data.positions import Batch, random_words, shuffled, stream_key
 from jaxcifar.runtime import import_tensorflow
-
-Batch = dict[str, np.ndarray]
 
 
 def train_batches(
@@ -45,12 +43,12 @@ def train_batches(
     tf = import_tensorflow()
     share = batch_size // num_processes
     images, labels = tf.constant(split.images), tf.constant(split.labels)
-    order_key, augment_key = _key(seed, "order"), _key(seed, "augment")
+    order_key, augment_key = stream_key(seed, "order"), stream_key(seed, "augment")
 
     def make_batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
         positions = step * batch_size + process * share + tf.range(share, dtype=tf.int64)
-        index = _shuffled(positions, split.size, order_key)
-        random = _random_words(positions, augment_key)
+        index = shuffled(positions, split.size, order_key)
+        random = random_words(positions, augment_key)
         return {
             "image": _crop_and_flip(tf.gather(images, index), random, augment),
             "label": tf.gather(labels, index),
@@ -60,33 +58,6 @@ def train_batches(
     dataset = tf.data.Dataset.range(first_step, num_steps)
     dataset = dataset.map(make_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
-
-
-def _shuffled(positions, size: int, key: int):
-    """The example at each position: int64 [B] to int64 [B]."""
-    tf = import_tensorflow()
-    epoch = tf.cast(positions // size, tf.uint64)
-    key = tf.fill(tf.shape(epoch), tf.constant(key, tf.uint64))
-    # tf.random.experimental.index_shuffle takes one seed for all, but a batch may span epochs.
-    return tf.raw_ops.RandomIndexShuffle(
-        index=positions % size,
-        seed=tf.stack([key, epoch, tf.zeros_like(key)], axis=1),
-        max_index=tf.constant(size - 1, tf.int64),
-        rounds=4,
-    )
-
-
-def _random_words(positions, key: int):
-    """Four random words for each of a row of positions, uint32 [B, 4], the same in any batch."""
-    tf = import_tensorflow()
-    # Philox counts in steps of four words: row i is what a row that starts at position i has first.
-    return tf.raw_ops.StatelessRandomUniformFullIntV2(
-        shape=tf.stack([tf.size(positions), 4]),
-        key=tf.constant([key], tf.uint64),
-        counter=tf.stack([tf.cast(positions[0], tf.uint64), tf.constant(0, tf.uint64)]),
-        alg=1,  # Philox
-        dtype=tf.uint32,
-    )
 
 
 def _crop_and_flip(images, random, augment: ConfigDict):
@@ -102,12 +73,6 @@ def _crop_and_flip(images, random, augment: ConfigDict):
     images = tf.pad(images, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
     images = tf.gather(images, rows, axis=1, batch_dims=1)
     return tf.gather(images, columns, axis=2, batch_dims=1)
-
-
-def _key(seed: int, stream: str) -> int:
-    # One 64-bit key a stream, so that they are independent of each other.
-    words = np.random.SeedSequence([seed, zlib.crc32(stream.encode())]).generate_state(1, np.uint64)
-    return int(words[0])
 
 
 def eval_batches(

@@ -51,7 +51,7 @@ def print_layers() -> None:
 
     config = _CONFIG.value
     validate(config)
-    info = datasets.info(config.dataset.name)
+    info = datasets.info(config.dataset)
     model = models.from_config(config, info.num_classes)
     images = jnp.zeros((1, *info.image_shape))
     console = {"force_terminal": sys.stdout.isatty(), "width": 160}

@@ -1,0 +1,33 @@
+"""DenseNet-BC (L=100, k=12) on CIFAR-10, 0.77 million parameters: Huang et al. 2016, section 4.2.
+
+    python -m jaxcifar.main --config configs/densenet_bc100.py
+    python -m jaxcifar.main --config configs/densenet_bc100.py:smoke
+
+Expected: 95.49 % test accuracy, and with `--config.dataset.name=cifar100` 77.73 % (the paper's
+table 2, C10+ and C100+). It has not been run to its end here.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxcifar.config import default, form
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """Returns the recipe, or its minutes-long form for "smoke"."""
+    config = default()
+    config.dataset.name = "cifar10"
+    config.augment.crop_padding = 4
+    config.augment.horizontal_flip = True
+    config.model.name = "densenet_bc_100_12"
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.momentum = 0.9
+    config.optimizer.nesterov = True
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.weight_decay_on = "all"
+    config.schedule.name = "multistep"
+    config.schedule.milestones_epochs = (150, 225)
+    config.schedule.gamma = 0.1
+    config.train.num_epochs = 300.0
+    config.train.batch_size = 64
+    return form(config, argument)

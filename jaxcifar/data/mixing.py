@@ -1,0 +1,80 @@
+"""MixUp and CutMix: batches whose images and targets are mixed in pairs."""
+
+import jax
+import jax.numpy as jnp
+
+
+def mix(
+    key: jax.Array,
+    device: jax.Array,
+    images: jax.Array,
+    targets: jax.Array,
+    *,
+    mixup_alpha: float,
+    cutmix_alpha: float,
+    probability: float,
+    cutmix_share: float,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the images and targets of a device's share of a batch, mixed or as they are.
+
+    One draw for the whole batch says whether it is mixed, by which of the two, and how much; the
+    partners are a permutation of the device's share.
+
+    Args:
+      key: the same on all devices.
+      device: index of the device.
+      images: float [B, H, W, C].
+      targets: float [B, classes].
+      mixup_alpha, cutmix_alpha: of the two beta distributions; 0 leaves the method out, and at
+        least one is above 0.
+      probability: that a batch is mixed.
+      cutmix_share: of the mixed batches that CutMix has, if both methods are on.
+    """
+    # fold_in(key, i) is split(key)[i]: the partners need a key of their own to fold in.
+    mixed, which, draw, partners = jax.random.split(key, 4)
+    order = jax.random.permutation(jax.random.fold_in(partners, device), len(images))
+    methods = []
+    if mixup_alpha:
+        methods.append(lambda: mixup(draw, images, targets, order, mixup_alpha))
+    if cutmix_alpha:
+        methods.append(lambda: cutmix(draw, images, targets, order, cutmix_alpha))
+    method = jax.random.bernoulli(which, cutmix_share).astype(int) if len(methods) == 2 else 0
+    acts = jax.random.bernoulli(mixed, probability)
+    return jax.lax.switch(jnp.where(acts, 1 + method, 0), [lambda: (images, targets), *methods])
+
+
+def mixup(
+    key: jax.Array, images: jax.Array, targets: jax.Array, order: jax.Array, alpha: float
+) -> tuple[jax.Array, jax.Array]:
+    """Returns lambda * x + (1 - lambda) * x[order] for both, lambda from Beta(alpha, alpha).
+
+    Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", section 2.
+    """
+    share = jax.random.beta(key, alpha, alpha)
+    return _blend(images, images[order], share), _blend(targets, targets[order], share)
+
+
+def cutmix(
+    key: jax.Array, images: jax.Array, targets: jax.Array, order: jax.Array, alpha: float
+) -> tuple[jax.Array, jax.Array]:
+    """Returns images [B, H, W, C] with a box from their partners, and targets mixed by its area.
+
+    Yun et al. 2019, "CutMix", section 3.1 and algorithm 1: the box has about 1 - lambda of the
+    area, lambda from Beta(alpha, alpha), and its centre is any pixel. What lies outside the image
+    is cut off, and the targets have the share of pixels that is really left.
+    """
+    height, width = images.shape[1:3]
+    beta, centre = jax.random.split(key)
+    side = jnp.sqrt(1 - jax.random.beta(beta, alpha, alpha))
+    size = jnp.array([height, width])
+    half = (size * side).astype(jnp.int32) // 2
+    middle = jax.random.randint(centre, (2,), 0, size)
+    low, high = jnp.clip(middle - half, 0, size), jnp.clip(middle + half, 0, size)
+    row, column = jnp.arange(height)[:, None, None], jnp.arange(width)[:, None]
+    box = (row >= low[0]) & (row < high[0]) & (column >= low[1]) & (column < high[1])
+    share = 1 - jnp.prod(high - low) / (height * width)
+    return jnp.where(box, images[order], images), _blend(targets, targets[order], share)
+
+
+def _blend(x: jax.Array, y: jax.Array, share: jax.Array) -> jax.Array:
+    return share * x + (1 - share) * y

@@ -1,0 +1,42 @@
+"""CSV files that a run adds to and a resumed run goes on with."""
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+class Table:
+    """A CSV file that a resumed run goes on with; its first column is `step`."""
+
+    def __init__(self, path: Path, columns: Iterable[str], first_step: int):
+        """Opens the file, new or with its rows up to `first_step`.
+
+        Args:
+          path: in an existing directory.
+          columns: their names.
+          first_step: the step that the run goes on from; later rows will be written again.
+        """
+        columns, kept = list(columns), []
+        if path.exists():
+            # A kill may have cut the last line short, in any column.
+            lines = path.read_text().splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n")]
+            kept = [row for row in csv.DictReader(whole) if int(row["step"]) <= first_step]
+        part = path.with_name(path.name + ".part")
+        with part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(kept)
+        part.replace(path)
+        self._file = path.open("a", newline="")
+        self._writer = csv.DictWriter(self._file, columns)
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Appends rows, and hands them to the operating system."""
+        self._writer.writerows(rows)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()

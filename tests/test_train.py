@@ -1,0 +1,196 @@
+"""Whole runs, short ones, through `train` and in this process."""
+
+import csv
+import runpy
+
+import jax
+import numpy as np
+import pytest
+
+from jaxcifar import train as train_module
+from jaxcifar.checkpoint import Checkpoints
+from jaxcifar.config import default, durations
+from jaxcifar.data import datasets
+from jaxcifar.errors import InputError
+from jaxcifar.evaluate import evaluate_run
+from jaxcifar.steps import create_program
+from jaxcifar.train import train
+
+from .conftest import REPOSITORY
+
+
+def small_run(**fields):
+    config = default()
+    config.dataset.name = "digits"
+    config.augment.crop_padding = 0
+    config.augment.horizontal_flip = False
+    config.model.name = "resnet8"
+    config.train.num_steps = 12
+    config.train.batch_size = 32
+    config.eval.every_steps = 2
+    config.log.tensorboard = False
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
+    return config
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def final(config, workdir, step):
+    info = datasets.info(config.dataset)
+    length = durations(config, info.train_size - config.dataset.validation_size)
+    program = create_program(config, info, length)
+    with Checkpoints(workdir / "checkpoints", create=False) as checkpoints:
+        return checkpoints.restore(step, program.create_state)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that cannot improve by as much as is asked, so it ends after the third evaluation."""
+    config = small_run(
+        dataset__validation_size=100,
+        train__early_stopping_patience=2,
+        train__early_stopping_min_delta=0.99,
+    )
+    workdir = tmp_path_factory.mktemp("stopped")
+    return config, workdir, train(config, workdir)
+
+
+def test_early_stopping_ends_a_run_and_saves_it(stopped):
+    config, workdir, results = stopped
+    assert list(results) == ["validation", "test"]
+    evaluated = [int(r["step"]) for r in rows(workdir / "metrics.csv") if r["split"] == "test"]
+    assert evaluated == [2, 4, 6]
+    progress = final(config, workdir, 6).progress
+    assert progress.stale_evaluations == 2 and progress.best_step in (2, 4, 6)
+
+
+def test_a_stopped_run_stays_stopped(stopped, capsys):
+    config, workdir, results = stopped
+    before = (workdir / "metrics.csv").read_text()
+    assert train(config, workdir) == results
+    assert "stopped early before step 6" in capsys.readouterr().out.replace("\n", " ")
+    assert (workdir / "metrics.csv").read_text() == before
+
+
+def test_patience_goes_on_counting_after_a_restart(stopped, tmp_path, monkeypatch):
+    config, workdir, _ = stopped
+
+    class Killed(Exception):
+        pass
+
+    class Writers(train_module.Writers):
+        def evaluation(self, step, split, scalars):
+            super().evaluation(step, split, scalars)
+            if step == 6:
+                raise Killed
+
+    config = config.copy_and_resolve_references()
+    config.checkpoint.every_steps = 5
+    monkeypatch.setattr(train_module, "Writers", Writers)
+    with pytest.raises(Killed):
+        train(config, tmp_path)
+    monkeypatch.undo()
+    assert final(config, tmp_path, 5).progress.stale_evaluations == 1
+    train(config, tmp_path)
+    one, other = final(config, workdir, 6), final(config, tmp_path, 6)
+    assert one.progress == other.progress
+    for a, b in zip(jax.tree.leaves(one.state), jax.tree.leaves(other.state), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    clock = {"time": 0, "images_per_second": 0}
+    assert [r | clock for r in rows(workdir / "metrics.csv")] == [
+        r | clock for r in rows(tmp_path / "metrics.csv")
+    ]
+
+
+def test_the_loss_can_choose_the_best(tmp_path):
+    config = small_run(dataset__validation_size=100, eval__best_metric="loss")
+    train(config, tmp_path)
+    losses = {
+        int(row["step"]): float(row["loss"])
+        for row in rows(tmp_path / "metrics.csv")
+        if row["split"] == "validation"
+    }
+    progress = final(config, tmp_path, 12).progress
+    assert progress.best_step == min(losses, key=losses.get)
+    assert progress.best_score == pytest.approx(-min(losses.values()), rel=1e-5)
+
+
+def test_average_levels_and_layers_are_written(tmp_path, capsys):
+    config = small_run(
+        train__num_steps=4,
+        train__ema_decay=0.9,
+        model__ternary="twn",
+        log__layers_every_steps=3,
+    )
+    results = train(config, tmp_path)
+    assert list(results) == ["test", "test_ema", "weights"]
+    assert sum(results["weights"].values()) == pytest.approx(1)
+    assert 0.3 < results["weights"]["zero"] < 0.6
+    weights = [row for row in rows(tmp_path / "metrics.csv") if row["split"] == "weights"]
+    assert [row["step"] for row in weights] == ["2", "4"]
+    assert float(weights[-1]["zero"]) == pytest.approx(results["weights"]["zero"], abs=1e-6)
+    layers = rows(tmp_path / "layers.csv")
+    assert {row["step"] for row in layers} == {"3"}
+    assert {"all", "conv", "head", "stage3_block1/norm2"} <= {row["layer"] for row in layers}
+
+    config.eval.test_time_flip, config.eval.test_time_shift = True, 1
+    averaged = evaluate_run(config, tmp_path)
+    assert averaged["test"]["loss"] != results["test"]["loss"]
+    assert "test_ema, 359 images, step 4" in capsys.readouterr().out
+
+
+def test_a_folder_of_images_is_trained_on(tmp_path):
+    from PIL import Image
+
+    random = np.random.RandomState(0)
+    for part, count in ("train", 16), ("val", 5):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "data" / part / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = random.randint(0, 256, (40, 48, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.JPEG")
+    (tmp_path / "data" / "train" / "cat" / "0.JPEG").write_bytes(b"not an image")
+    config = small_run(
+        dataset__name="image_folder",
+        dataset__data_dir=str(tmp_path / "data"),
+        dataset__image_size=16,
+        dataset__validation_size=4,
+        augment__crop_padding=4,
+        train__num_steps=4,
+        train__batch_size=8,
+    )
+    with pytest.raises(InputError, match="train/cat/0.JPEG"):
+        train(config, tmp_path / "run")
+    config.dataset.on_bad_image = "skip"
+    results = train(config, tmp_path / "other")
+    assert list(results) == ["validation", "test"]
+    evaluate_run(config, tmp_path / "other")
+
+
+QUICK = ("resnet20", "densenet_bc100")
+RECIPES = [
+    path.stem if path.stem in QUICK else pytest.param(path.stem, marks=pytest.mark.slow)
+    for path in sorted((REPOSITORY / "configs").glob("*.py"))
+    if path.stem != "quickstart"
+]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_takes_two_steps_in_its_smoke_form(name, tmp_path):
+    config = runpy.run_path(str(REPOSITORY / "configs" / f"{name}.py"))["get_config"]("smoke")
+    config.train.num_steps = 2
+    config.schedule.milestones_steps = ()
+    config.schedule.name = (
+        "constant" if config.schedule.name == "multistep" else config.schedule.name
+    )
+    config.schedule.gamma = 0.1
+    config.schedule.warmup_steps = min(config.schedule.warmup_steps, 1)
+    config.log.tensorboard = False
+    results = train(config, tmp_path)
+    for scalars in results.values():
+        assert np.all(np.isfinite(list(scalars.values())))
+    assert [row["step"] for row in rows(tmp_path / "metrics.csv") if row["split"] == "train"]
