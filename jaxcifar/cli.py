@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from absl import app, flags
 
+from jaxcifar import runtime
 from jaxcifar.config import check_field
 from jaxcifar.errors import InputError
 
@@ -13,7 +14,7 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
 def run(main: Callable[[], None], doc: str) -> None:
-    """Reads the flags and the recipe, if there is one, then calls `main`; never returns.
+    """Prepares the process, reads the flags and the recipe, if any, and calls `main`; no return.
 
     Args:
       main: does what the flags say.
@@ -28,12 +29,13 @@ def run(main: Callable[[], None], doc: str) -> None:
                 raise
             sys.exit(f"error: {error}")
 
+    runtime.prepare()
     app.run(call, flags_parser=lambda argv: _parse(argv, doc))
 
 
 def _parse(argv: list[str], doc: str) -> list[str]:
     if {"-h", "-help", "--help"} & set(argv):
-        print(doc + flags.FLAGS.main_module_help())
+        print(doc + flags.FLAGS.main_module_help() + "\n" + flags.FLAGS.module_help(__name__))
         sys.exit(0)
     try:
         for field in re.findall(r"^--?config\.([\w.]+)", "\n".join(argv), re.MULTILINE):

@@ -66,7 +66,9 @@ def record_start(workdir: Path, config: ConfigDict, step: int) -> None:
             "devices": [device.device_kind for device in jax.devices()],
             "processes": jax.process_count(),
         },
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "environment": {
+            name: os.environ[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if name in os.environ
+        },
     }
     run = {"config": _plain(config), "starts": [*run["starts"], start]}
     write_json(workdir / _FILE, run)

@@ -1,8 +1,93 @@
-"""What must be set before a library starts."""
+"""What must be set before a library starts: the entry points call `prepare` first of all.
 
+On a CPU, two settings make a train step two to four times as fast:
+
+- an XLA flag that keeps weight gradients' convolutions from YNNPACK, which is slower at them, and
+  gives it element-wise chains, at which it is faster;
+- huge pages for malloc, as XLA allocates its buffers anew in each step, and their page faults take a
+  third of it. The C library reads this as a process starts, so the process replaces itself once.
+
+They are set on Linux, for the versions of jaxlib that are known to take the flag, where JAX has no
+accelerator to use, and never over what the user has set. JAXCIFAR_CPU_SETTINGS=0 switches them off.
+
+Compiled programs are kept in the user's cache directory, so that a second start is quick;
+JAX_COMPILATION_CACHE_DIR moves them and JAX_ENABLE_COMPILATION_CACHE=false switches that off.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.util
 import os
+import platform
+import re
+import sys
+from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from types import ModuleType
+
+_XLA_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+_XLA_SETTING = f"{_XLA_FLAG}=+ELTWISE,-INDIVIDUAL_CONVOLUTION"
+_TUNABLE = "glibc.malloc.hugetlb"
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
+
+
+def prepare() -> None:
+    """Sets what this module describes; call it before JAX is imported. May replace the process."""
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache_directory(os.environ)))
+    settings = cpu_settings(os.environ)
+    os.environ.update(settings)
+    if "GLIBC_TUNABLES" in settings:
+        sys.stdout.flush()
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ)
+
+
+def cpu_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Returns the environment variables, with new values, that speed up a CPU; {} if none do."""
+    accelerated = any(map(importlib.util.find_spec, _ACCELERATORS))
+    if environ.get("JAX_PLATFORMS", "" if accelerated else "cpu") != "cpu":
+        return {}
+    if environ.get("JAXCIFAR_CPU_SETTINGS") == "0" or sys.platform != "linux":
+        return {}
+    settings = {}
+    flags, tunables = environ.get("XLA_FLAGS", ""), environ.get("GLIBC_TUNABLES", "")
+    if _XLA_FLAG not in flags and (0, 10) <= _version(importlib.metadata.version("jaxlib")) < (
+        0,
+        13,
+    ):
+        settings["XLA_FLAGS"] = f"{flags} {_XLA_SETTING}".strip()
+    library, version = platform.libc_ver()
+    if (
+        _TUNABLE not in tunables
+        and library == "glibc"
+        and _version(version) >= (2, 35)
+        and _HUGE_PAGES.exists()
+        and "[never]" not in _HUGE_PAGES.read_text()
+    ):
+        settings["GLIBC_TUNABLES"] = f"{tunables}:{_TUNABLE}=1".lstrip(":")
+    return settings
+
+
+def in_effect() -> list[str]:
+    """Returns the two settings as far as this process has them, whoever set them."""
+    found = re.findall(rf"{_XLA_FLAG}=\S+", os.environ.get("XLA_FLAGS", ""))
+    return found + re.findall(rf"{_TUNABLE}=\d", os.environ.get("GLIBC_TUNABLES", ""))
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:2])
+
+
+def _cache_directory(environ: Mapping[str, str]) -> Path:
+    base = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    # Programs for a CPU hold its instructions, and a home directory may be shared by several kinds.
+    cpu = Path("/proc/cpuinfo")
+    flags = (
+        re.search(r"^(flags|Features).*", cpu.read_text(), re.MULTILINE) if cpu.exists() else None
+    )
+    kind = hashlib.sha256((flags[0] if flags else platform.processor()).encode()).hexdigest()[:8]
+    return base / "jaxcifar" / "xla" / kind
 
 
 @cache

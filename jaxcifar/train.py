@@ -7,7 +7,7 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from jaxcifar import metrics, parallel
+from jaxcifar import metrics, parallel, runtime
 from jaxcifar.checkpoint import Checkpoints, Progress, Restored
 from jaxcifar.config import Durations, durations, validate
 from jaxcifar.data import datasets
@@ -66,6 +66,8 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
             allow_zero=config.model.stochastic_depth > 0,
         ) as writers:
             writers.line(_headline(config, splits, start.state, length))
+            if settings := runtime.in_effect():
+                writers.line(f"CPU settings: {' '.join(settings)} (JAXCIFAR_CPU_SETTINGS=0: off)")
             if start.step:
                 writers.line(f"going on from step {start.step:,}, saved in {workdir}")
             results = _loop(config, length, program, splits, start, checkpoints, writers)
