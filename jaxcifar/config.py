@@ -22,6 +22,8 @@ def default() -> ConfigDict:
     config.dataset = ConfigDict()
     config.dataset.name = "cifar10"  # cifar10, cifar100, image_folder, digits (embedded) or fake
     config.dataset.data_dir = ""  # image_folder's; or TFDS's: $TFDS_DATA_DIR, ~/tensorflow_datasets
+    config.dataset.pipeline = "auto"  # device: the split lies on it; tf: tf.data; auto: device
+    # for what fits, all but image_folder
     config.dataset.labels = "fine"  # cifar100: fine, 100 classes, or coarse, 20
     config.dataset.image_size = 224  # image_folder: height and width of the network's input
     config.dataset.on_bad_image = "error"  # image_folder: error, or skip what cannot be decoded
@@ -32,6 +34,7 @@ def default() -> ConfigDict:
     config.augment.crop_padding = 4  # zero-pad by this many pixels and crop back at random; 0: off
     config.augment.crop_area = 0.08  # image_folder: least share of the image in a random crop
     config.augment.horizontal_flip = True  # mirror every other image, at random
+    config.augment.alternating_flip = False  # device: mirror each image every other epoch instead
     config.augment.policy = "none"  # autoaugment_cifar10, autoaugment_imagenet, randaugment,
     # trivialaugment (wide) or one_of_groups
     config.augment.num_ops = 2  # randaugment: operations an image
@@ -104,6 +107,7 @@ def default() -> ConfigDict:
     config.train.batch_size = 128  # over all devices and processes
     config.train.precision = "float32"  # of activations: float32, bfloat16, or float16, with a
     # loss scale that adapts; parameters are float32
+    config.train.steps_per_call = 0  # device: steps in one compiled call; 0: 1 on a CPU, else 100
     config.train.accumulation_steps = 1  # parts of a batch whose gradients are added up
     config.train.label_smoothing = 0.0  # share of a target spread over all classes
     config.train.ema_decay = 0.0  # of a moving average of the weights, evaluated too; 0: off
@@ -255,6 +259,10 @@ def validate(config: ConfigDict) -> None:
             raise InputError(
                 f"model.{field} = {config.model[field]!r} has no effect on {config.model.name}"
             )
+    if config.dataset.name == "image_folder" and uses_device_pipeline(config):
+        raise InputError(
+            "dataset.pipeline = 'device': a folder of images does not fit; allowed is auto or tf"
+        )
     if config.eval.test_time_shift >= min(info.image_shape[:2]):
         raise InputError(
             f"eval.test_time_shift = {config.eval.test_time_shift}: it must be less than the "
@@ -292,6 +300,13 @@ def validate(config: ConfigDict) -> None:
             )
     models.from_config(config, info.num_classes)
     durations(config, info.train_size - config.dataset.validation_size)
+
+
+def uses_device_pipeline(config: ConfigDict) -> bool:
+    """Returns whether the training images lie on the device."""
+    if config.dataset.pipeline == "auto":
+        return config.dataset.name != "image_folder"
+    return config.dataset.pipeline == "device"
 
 
 def check_field(path: str) -> None:
@@ -343,6 +358,7 @@ _SHARE: _Rule = "from 0 to 1", lambda value: 0 <= value <= 1
 _ALLOWED: dict[str, _Rule] = {
     "dataset.validation_size": _at_least(0),
     "dataset.validation_seed": _from_below(0, 2**32),
+    "dataset.pipeline": _one_of("auto", "device", "tf"),
     "dataset.labels": _one_of("fine", "coarse"),
     "dataset.image_size": _at_least(1),
     "dataset.on_bad_image": _one_of("error", "skip"),
@@ -404,6 +420,7 @@ _ALLOWED: dict[str, _Rule] = {
     "train.num_epochs": _at_least(0),
     "train.batch_size": _at_least(1),
     "train.precision": _one_of("float32", "bfloat16", "float16"),
+    "train.steps_per_call": _at_least(0),
     "train.accumulation_steps": _at_least(1),
     "train.label_smoothing": _from_below(0, 1),
     "train.ema_decay": _from_below(0, 1),
@@ -462,6 +479,11 @@ _WARMS_UP = _is_set("schedule.warmup_steps", "schedule.warmup_epochs")
 _USED_WITH: dict[str, _Use] = {
     "dataset.data_dir": _is("dataset.name", "cifar10", "cifar100", "image_folder"),
     "dataset.labels": _is("dataset.name", "cifar100"),
+    "augment.alternating_flip": (
+        "the device pipeline and augment.horizontal_flip",
+        lambda config: uses_device_pipeline(config) and config.augment.horizontal_flip,
+    ),
+    "train.steps_per_call": ("the device pipeline", lambda config: uses_device_pipeline(config)),
     "dataset.image_size": _is("dataset.name", "image_folder"),
     "dataset.on_bad_image": _is("dataset.name", "image_folder"),
     "dataset.validation_seed": _VALIDATES,

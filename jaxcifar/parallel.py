@@ -58,9 +58,14 @@ def round_up_batch_size(batch_size: int) -> int:
     return -(-batch_size // jax.device_count()) * jax.device_count()
 
 
-def map_train_step(train_step: Callable) -> Callable:
-    """Maps (state, batch) -> (state, sums) over the devices; the old state's memory is reused."""
-    return jax.pmap(train_step, axis_name=AXIS, donate_argnums=0)
+def map_train_step(train_step: Callable, in_axes: Any = 0) -> Callable:
+    """Maps (state, ...) -> (state, ...) over the devices; the old state's memory is reused.
+
+    Args:
+      train_step: for one device.
+      in_axes: 0 for each argument with a row for each device, None for one without; or 0 for all.
+    """
+    return jax.pmap(train_step, axis_name=AXIS, in_axes=in_axes, donate_argnums=0)
 
 
 def map_eval_step(eval_step: Callable) -> Callable:

@@ -1,6 +1,7 @@
 """The training loop, to be read from top to bottom."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -11,9 +12,9 @@ from jaxcifar import metrics, parallel, runtime
 from jaxcifar.checkpoint import Checkpoints, Progress, Restored
 from jaxcifar.config import Durations, durations, validate
 from jaxcifar.data import datasets
-from jaxcifar.data.batches import train_batches
 from jaxcifar.data.datasets import Split
 from jaxcifar.evaluate import Evaluator, Results
+from jaxcifar.feed import by_step, create_feed
 from jaxcifar.manifest import check_config, record_start
 from jaxcifar.steps import Program, TrainState, create_program
 from jaxcifar.writers import Throughput, Writers, describe
@@ -88,20 +89,25 @@ def _loop(
     checkpoints: Checkpoints,
     writers: Writers,
 ) -> Results:
-    train_step = parallel.map_train_step(program.train_step)
+    feed = create_feed(
+        config,
+        program,
+        splits["train"],
+        first_step=start.step,
+        num_steps=length.num_steps,
+        next_stop=partial(_next_stop, config, length, start.step),
+    )
     evaluator = Evaluator(config, program, splits)
     state, progress = parallel.replicate(start.state), start.progress
-    batches = train_batches(
-        splits["train"], config, first_step=start.step, num_steps=length.num_steps
-    )
-    in_flight, throughput = [], Throughput()
+    step, in_flight, throughput = start.step, [], Throughput()
     if _stops(config, progress):
         writers.line(f"stopped early before step {start.step:,}")
         return evaluator(state)
 
-    for step, batch in enumerate(parallel.prefetch(batches), start.step + 1):
-        state, sums, layers = train_step(state, batch)
-        in_flight.append(sums)
+    for call in feed.calls:
+        state, sums, layers = feed.train_call(state, *call.arguments)
+        step += call.steps
+        in_flight.append((call.steps, sums))
         writers.step(step)
 
         last = step == length.num_steps
@@ -114,8 +120,11 @@ def _loop(
         if not (log or watch or evaluation or save or compiled):
             continue
 
-        progress = progress.add(parallel.fetch(in_flight))
-        throughput.stop(len(in_flight) * config.train.batch_size)
+        for (steps, _), sums in zip(
+            in_flight, parallel.fetch([s for _, s in in_flight]), strict=True
+        ):
+            progress = progress.add(by_step(steps, sums))
+        throughput.stop(sum(steps for steps, _ in in_flight) * config.train.batch_size)
         in_flight = []
 
         if log:
@@ -160,6 +169,21 @@ def _loop(
         throughput.start()
 
     return results if start.step < length.num_steps else evaluator(state)
+
+
+def _next_stop(config: ConfigDict, length: Durations, first_step: int, step: int) -> int:
+    """The next step after which `_loop` does more than go on to the next call."""
+    if step == first_step:
+        return step + 1
+    intervals = (
+        config.log.every_steps,
+        config.log.layers_every_steps,
+        length.eval_every,
+        length.checkpoint_every,
+        length.keep_every,
+    )
+    stops = [(step // interval + 1) * interval for interval in intervals if interval]
+    return min(*stops, length.num_steps)
 
 
 def _stops(config: ConfigDict, progress: Progress) -> bool:

@@ -1,6 +1,7 @@
 """MixUp and CutMix against their definitions, and how often each of them acts."""
 
 from collections import Counter
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +12,26 @@ from scipy import stats
 from jaxcifar.data import mixing
 
 ORDER = np.array([2, 3, 4, 5, 1, 0])  # nobody is its own partner
-TARGETS = np.eye(6, dtype=np.float32)
+TARGETS = jnp.eye(6)
+SWAP = np.array([1, 0])
+MIXUPS = jax.jit(jax.vmap(mixing.mixup, (0, None, None, None, None)))
 BOTH = {"mixup_alpha": 1.0, "cutmix_alpha": 1.0, "probability": 1.0, "cutmix_share": 0.5}
 MIXUP, CUTMIX = BOTH | {"cutmix_alpha": 0.0}, BOTH | {"mixup_alpha": 0.0}
 
 
 @pytest.fixture(scope="module")
 def images():
-    return np.random.RandomState(0).normal(size=(6, 8, 10, 3)).astype(np.float32)
+    return jnp.array(np.random.RandomState(0).normal(size=(6, 8, 10, 3)), jnp.float32)
+
+
+@pytest.fixture
+def quick_beta(monkeypatch):
+    # Of 2 n - 1 uniform numbers the n-th has Beta(n, n), and compiles in a fraction of the time.
+    def beta(key, a, b):
+        assert a == b and a in (1, 2)
+        return jnp.sort(jax.random.uniform(key, (2 * int(a) - 1,)))[int(a) - 1]
+
+    monkeypatch.setattr(jax.random, "beta", beta)
 
 
 def keys(size, seed=0):
@@ -44,9 +57,9 @@ def partners(targets):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_mixup_blends_images_and_targets_with_one_lambda(images, seed):
+def test_mixup_blends_images_and_targets_with_one_lambda(images, quick_beta, seed):
     mixed, targets = mixing.mixup(jax.random.key(seed), images, TARGETS, ORDER, 1.0)
-    x, y = images.astype(np.float64), images[ORDER].astype(np.float64)
+    x, y = np.asarray(images, np.float64), np.asarray(images[ORDER], np.float64)
     far = np.abs(x - y) > 0.5
     found = ((np.asarray(mixed) - y) / (x - y))[far]
     share = found.mean()
@@ -59,25 +72,42 @@ def test_mixup_blends_images_and_targets_with_one_lambda(images, seed):
     np.testing.assert_allclose(targets, expected, atol=1e-5)
 
 
+def test_mixup_by_hand(monkeypatch):
+    monkeypatch.setattr(jax.random, "beta", lambda *_: 0.75)
+    images = jnp.array([4.0, 8.0, -12.0]).reshape(3, 1, 1, 1)
+    order = np.array([1, 2, 0])
+    mixed, targets = mixing.mixup(jax.random.key(0), images, jnp.eye(3), order, 1.0)
+    np.testing.assert_array_equal(mixed.ravel(), [5, 3, -8])
+    np.testing.assert_array_equal(targets, [[0.75, 0.25, 0], [0, 0.75, 0.25], [0.25, 0, 0.75]])
+
+
+def test_cutmix_by_hand(monkeypatch):
+    # 1 - lambda = 1/4 has half of each side, 4 x 6 pixels; a centre at (1, 8) leaves 3 x 6 of them.
+    monkeypatch.setattr(jax.random, "beta", lambda *_: 0.75)
+    monkeypatch.setattr(jax.random, "randint", lambda *_: jnp.array([1, 8]))
+    images = jnp.stack([jnp.zeros((8, 12, 1)), jnp.ones((8, 12, 1))])
+    mixed, targets = jax.jit(mixing.cutmix)(jax.random.key(0), images, jnp.eye(2), SWAP, 1.0)
+    box = np.zeros((8, 12))
+    box[:3, 5:11] = 1
+    np.testing.assert_array_equal(mixed[..., 0], [box, 1 - box])
+    np.testing.assert_allclose(targets, [[1 - 18 / 96, 18 / 96], [18 / 96, 1 - 18 / 96]])
+
+
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
 def test_mixups_lambda_has_the_beta_distribution(alpha):
-    images, targets = np.array([1.0, 0.0]).reshape(2, 1, 1, 1), np.eye(2)
-    order = np.array([1, 0])
-    result, _ = jax.jit(
-        jax.vmap(lambda key: mixing.mixup(key, images, targets, order, alpha)),
-    )(keys(5000))
-    shares = np.asarray(result)[:, 0, 0, 0, 0]
+    images = jnp.array([1.0, 0.0]).reshape(2, 1, 1, 1)
+    results, _ = MIXUPS(keys(5000), images, jnp.eye(2), SWAP, alpha)
+    shares = np.asarray(results)[:, 0, 0, 0, 0]
     variance = 1 / (4 * (2 * alpha + 1))
     assert shares.mean() == pytest.approx(0.5, abs=4 * np.sqrt(variance / 5000))
     assert shares.var() == pytest.approx(variance, rel=0.05)
     assert stats.kstest(shares, stats.beta(alpha, alpha).cdf).pvalue > 0.01
 
 
-def test_cutmix_takes_one_rectangle_from_the_partner(images):
-    results = jax.jit(
-        jax.vmap(lambda key: mixing.cutmix(key, images, TARGETS, ORDER, 1.0)),
-    )(keys(300))
-    border = 0
+def test_cutmix_takes_one_rectangle_from_the_partner(images, quick_beta):
+    cutmix = partial(mixing.cutmix, alpha=1.0)
+    results = jax.jit(jax.vmap(lambda key: cutmix(key, images, TARGETS, ORDER)))(keys(300))
+    images, border = np.asarray(images), 0
     for mixed, targets in zip(*map(np.asarray, results), strict=True):
         swapped = mixed != images
         np.testing.assert_array_equal(mixed, np.where(swapped, images[ORDER], images))
@@ -96,7 +126,7 @@ def test_cutmix_takes_one_rectangle_from_the_partner(images):
 
 
 @pytest.mark.parametrize("alpha", [1.0, 2.0])
-def test_cutmix_boxes_are_as_frequent_as_algorithm_1_says(alpha):
+def test_cutmix_boxes_are_as_frequent_as_algorithm_1_says(quick_beta, alpha):
     height, width = 4, 6
     # The box's sides, 2 * (side // 2) before it is cut, change where sqrt(1 - lambda) passes these.
     edges = sorted({k / height for k in range(0, 5, 2)} | {k / width for k in range(0, 7, 2)})
@@ -112,11 +142,11 @@ def test_cutmix_boxes_are_as_frequent_as_algorithm_1_says(alpha):
                 box = np.zeros((height, width), bool)
                 box[top:bottom, left:right] = True
                 chances[box.tobytes()] += chance / (height * width)
-    images = np.stack([np.zeros((height, width, 1)), np.ones((height, width, 1))])
-    order = np.array([1, 0])
-    mixed, targets = jax.jit(
-        jax.vmap(lambda key: mixing.cutmix(key, images, np.eye(2), order, alpha)),
-    )(keys(30_000))
+    images = jnp.stack([jnp.zeros((height, width, 1)), jnp.ones((height, width, 1))])
+    cutmix = partial(mixing.cutmix, alpha=alpha)
+    mixed, targets = jax.jit(jax.vmap(lambda key: cutmix(key, images, jnp.eye(2), SWAP)))(
+        keys(30_000)
+    )
     boxes = np.asarray(mixed)[:, 0, :, :, 0] == 1
     assert boxes.any(0).all()
     check(Counter(box.tobytes() for box in boxes), chances)
@@ -124,53 +154,55 @@ def test_cutmix_boxes_are_as_frequent_as_algorithm_1_says(alpha):
 
 
 @pytest.mark.parametrize(
-    ("change", "chances"),
+    ("alphas", "cases"),
     [
-        ({}, [0, 0.5, 0.5]),
-        ({"probability": 0.3, "cutmix_share": 0.25}, [0.7, 0.225, 0.075]),
-        ({"probability": 0.0}, [1, 0, 0]),
-        ({"cutmix_share": 0.0}, [0, 1, 0]),
-        ({"cutmix_share": 1.0}, [0, 0, 1]),
-        # The share is that of the two methods, and one that is off has none.
-        ({"cutmix_alpha": 0.0, "cutmix_share": 1.0}, [0, 1, 0]),
-        ({"mixup_alpha": 0.0, "cutmix_share": 0.0}, [0, 0, 1]),
-        ({"cutmix_alpha": 0.0, "probability": 0.4}, [0.6, 0.4, 0]),
+        (
+            (1.0, 1.0),
+            [
+                (1.0, 0.5, [0, 0.5, 0.5]),
+                (0.3, 0.25, [0.7, 0.225, 0.075]),
+                (0.0, 0.5, [1, 0, 0]),
+                (1.0, 0.0, [0, 1, 0]),
+                (1.0, 1.0, [0, 0, 1]),
+            ],
+        ),
+        # One that is off has no share.
+        ((1.0, 0.0), [(1.0, 1.0, [0, 1, 0]), (0.4, 0.5, [0.6, 0.4, 0])]),
+        ((0.0, 1.0), [(1.0, 0.0, [0, 0, 1]), (0.4, 0.5, [0.6, 0, 0.4])]),
     ],
+    ids=["both", "mixup", "cutmix"],
 )
-def test_each_method_acts_as_often_as_asked(monkeypatch, change, chances):
+def test_each_method_acts_as_often_as_asked(monkeypatch, alphas, cases):
     for name, number in (("mixup", 1), ("cutmix", 2)):
         monkeypatch.setattr(
             mixing, name, lambda _, images, targets, *rest, n=number: (images + n, targets + n)
         )
-    zeros = jnp.zeros((2, 1, 1, 1)), jnp.zeros((2, 2))
-    found, targets = jax.jit(jax.vmap(lambda key: mixing.mix(key, 0, *zeros, **BOTH | change)))(
-        keys(10_000)
-    )
-    assert (found.reshape(10_000, 2) == targets[:, :, 0]).all()
-    check(Counter(np.asarray(targets)[:, 0, 0].astype(int).tolist()), dict(enumerate(chances)))
+
+    @jax.jit
+    def mix(keys, probability, share):
+        settings = dict(zip(BOTH, (*alphas, probability, share), strict=True))
+        zeros = jnp.zeros((2, 1, 1, 1)), jnp.zeros((2, 2))
+        return jax.vmap(lambda key: mixing.mix(key, 0, *zeros, **settings))(keys)
+
+    for probability, share, chances in cases:
+        images, targets = map(np.asarray, mix(keys(10_000), probability, share))
+        assert (images.reshape(10_000, 2) == targets[:, :, 0]).all()
+        check(Counter(targets[:, 0, 0].astype(int).tolist()), dict(enumerate(chances)))
 
 
-def test_a_batch_that_is_not_mixed_is_untouched(images):
-    mixed, targets = mixing.mix(
-        jax.random.key(0), 0, images, TARGETS, **BOTH | {"probability": 0.0}
-    )
+def test_a_batch_that_is_not_mixed_is_untouched(images, quick_beta):
+    mix = jax.jit(partial(mixing.mix, **BOTH | {"probability": 0.0}))
+    mixed, targets = mix(jax.random.key(0), 0, images, TARGETS)
     np.testing.assert_array_equal(mixed, images)
     np.testing.assert_array_equal(targets, TARGETS)
 
 
 @pytest.mark.parametrize("settings", [MIXUP, CUTMIX], ids=["mixup", "cutmix"])
-def test_devices_share_lambda_and_box_but_not_partners(images, settings):
-    images = np.concatenate([images, images + 10])
-    eye = np.eye(12, dtype=np.float32)
-    mix = jax.jit(
-        jax.vmap(
-            lambda key, device: mixing.mix(key, device, images, eye, **settings),
-            (None, 0),
-        )
-    )
-    # A box with pixels; the chance that it has none is 1/16 at each key.
-    seed = next(s for s in range(9) if (mix(jax.random.key(s), np.arange(8))[1] != eye).any())
-    mixed, targets = map(np.asarray, mix(jax.random.key(seed), np.arange(8)))
+def test_devices_share_lambda_and_box_but_not_partners(images, quick_beta, settings):
+    images, eye = jnp.concatenate([images, images + 10]), jnp.eye(12)
+    mix = jax.jit(jax.vmap(partial(mixing.mix, **settings), (None, 0, None, None)))
+    mixed, targets = map(np.asarray, mix(jax.random.key(0), np.arange(8), images, eye))
+    images = np.asarray(images)
     orders = [partners(one) for one in targets]
     assert len({order.tobytes() for order in orders}) == 8
     own = np.diagonal(targets, axis1=1, axis2=2)
@@ -189,14 +221,12 @@ def test_devices_share_lambda_and_box_but_not_partners(images, settings):
                 first = box[0]
             assert (box == first).all() and first.mean() == pytest.approx(1 - share, abs=1e-6)
             np.testing.assert_array_equal(part[box], y[box])
-        np.testing.assert_array_equal(mixed[device][~moved].round(4), images[~moved].round(4))
+        np.testing.assert_allclose(mixed[device][~moved], images[~moved], atol=1e-5)
 
 
-def test_every_permutation_of_partners_is_as_likely():
-    images, targets = np.zeros((3, 1, 1, 1), np.float32), np.eye(3, dtype=np.float32)
-    _, mixed = jax.jit(
-        jax.vmap(lambda key: mixing.mix(key, 1, images, targets, **MIXUP)),
-    )(keys(6000))
+def test_every_permutation_of_partners_is_as_likely(quick_beta):
+    mix = jax.jit(jax.vmap(partial(mixing.mix, **MIXUP), (0, None, None, None)))
+    _, mixed = mix(keys(3000), 1, jnp.zeros((3, 1, 1, 1)), jnp.eye(3))
     found = Counter(tuple(partners(one).tolist()) for one in np.asarray(mixed))
     assert len(found) == 6
     check(found, dict.fromkeys(found, 1 / 6))
@@ -205,40 +235,34 @@ def test_every_permutation_of_partners_is_as_likely():
 @pytest.mark.parametrize("settings", [MIXUP, CUTMIX], ids=["mixup", "cutmix"])
 def test_no_key_is_drawn_from_twice(monkeypatch, images, settings):
     # fold_in(key, i) equals split(key)[i], so a device's index may meet another draw's key.
+    results = {
+        "bernoulli": jnp.bool(True),
+        "permutation": jnp.arange(6),
+        "beta": jnp.float32(0.5),
+        "randint": jnp.array([4, 5]),
+    }
     drawn = {}
+    for name, result in results.items():
 
-    def record(name):
-        draw = getattr(jax.random, name)
-
-        def recorded(key, *args, **kwargs):
+        def draw(key, *_, name=name, result=result):
             drawn.setdefault(jax.random.key_data(key).tobytes(), set()).add(name)
-            return draw(key, *args, **kwargs)
+            return result
 
-        monkeypatch.setattr(jax.random, name, recorded)
-
-    key = jax.random.key(5)
-    names = ["bernoulli", "permutation", "beta"] + ["randint"] * (settings is CUTMIX)
-    with jax.disable_jit():
-        for name in names:
-            record(name)
+        monkeypatch.setattr(jax.random, name, draw)
+    with jax.disable_jit():  # or the keys are tracers
         for device in range(8):
-            mixing.mix(key, device, images, TARGETS, **settings)
-    permutations = [uses for uses in drawn.values() if "permutation" in uses]
-    assert len(permutations) == 8
-    assert all(len(uses) == 1 for uses in drawn.values())
-    assert set().union(*drawn.values()) == set(names)
+            mixing.mix(jax.random.key(5), device, images, TARGETS, **settings)
+    uses = list(drawn.values())
+    assert all(len(names) == 1 for names in uses)
+    assert uses.count({"permutation"}) == 8 and uses.count({"beta"}) == 1
+    assert uses.count({"randint"}) == (settings is CUTMIX)
 
 
-def test_the_result_follows_from_the_key(images):
-    def mix(key):
-        return mixing.mix(key, 0, images, TARGETS, **BOTH)
-
+def test_the_result_follows_from_the_key_alone(images, quick_beta):
     several = keys(6, seed=3)
-    together = jax.jit(jax.vmap(mix))(several)
-    alone = jax.jit(mix)
-    for i, key in enumerate(several):
-        for a, b in zip(alone(key), together, strict=True):
-            np.testing.assert_allclose(a, b[i], atol=1e-6)
-    targets = np.asarray(together[1])
-    assert len({row.tobytes() for row in targets}) == 6
-    np.testing.assert_allclose(targets.sum(-1), 1, atol=1e-6)
+    mix = jax.jit(jax.vmap(lambda key: mixing.mix(key, 0, images, TARGETS, **BOTH)))
+    results = [np.asarray(result) for result in mix(several)]
+    for result, reverse in zip(results, mix(several[::-1]), strict=True):
+        np.testing.assert_array_equal(result, reverse[::-1])
+        assert len({one.tobytes() for one in result}) == 6
+    np.testing.assert_allclose(results[1].sum(-1), 1, atol=1e-6)

@@ -194,3 +194,37 @@ def test_every_recipe_takes_two_steps_in_its_smoke_form(name, tmp_path):
     for scalars in results.values():
         assert np.all(np.isfinite(list(scalars.values())))
     assert [row["step"] for row in rows(tmp_path / "metrics.csv") if row["split"] == "train"]
+
+
+@pytest.fixture(scope="module")
+def one_step_a_call(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("one")
+    config = small_run()
+    train(config, workdir)
+    return config, workdir
+
+
+def test_many_steps_a_call_are_those_of_one_a_call(one_step_a_call, tmp_path):
+    config, workdir = one_step_a_call
+    many = small_run(train__steps_per_call=5, log__every_steps=4)
+    train(many, tmp_path / "many")
+    one, other = final(config, workdir, 12).state, final(many, tmp_path / "many", 12).state
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0.05, atol=0.02)
+    # However the steps are divided into calls, the bits are the same.
+    again = small_run(
+        train__steps_per_call=5, log__every_steps=3, checkpoint__every_steps=7, eval__every_steps=5
+    )
+    train(again, tmp_path / "again")
+    same = final(again, tmp_path / "again", 12).state
+    for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(same), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    steps = [row["step"] for row in rows(tmp_path / "again" / "metrics.csv") if row["loss"]]
+    assert steps == ["3", "5", "6", "9", "10", "12", "12"]
+
+
+def test_tf_data_feeds_the_same_network(one_step_a_call, tmp_path):
+    results = train(small_run(dataset__pipeline="tf", train__num_steps=40), tmp_path / "tf")
+    other = train(small_run(dataset__pipeline="device", train__num_steps=40), tmp_path / "device")
+    assert abs(results["test"]["accuracy"] - other["test"]["accuracy"]) < 0.35
+    assert min(results["test"]["accuracy"], other["test"]["accuracy"]) > 0.3

@@ -103,6 +103,16 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
     return images.astype(jnp.float32) / scale - offset
 
 
+def crop(key: jax.Array, image: jax.Array, padding: int) -> jax.Array:
+    """Returns an image [H, W, C] padded with zeros on all sides and cropped back at random.
+
+    He et al. 2015, section 4.2.
+    """
+    corner = jax.random.randint(key, (2,), 0, 2 * padding + 1)
+    padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    return jax.lax.dynamic_slice(padded, (*corner, 0), image.shape)
+
+
 def cutout(key: jax.Array, image: jax.Array, size: int) -> jax.Array:
     """Returns a normalised image [H, W, C] with a square of `size` pixels at the mean, 0.
 
