@@ -7,7 +7,7 @@ split, `train_size / batch_size` steps, which need not be a whole number.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -194,6 +194,43 @@ class Durations:
     eval_every: int
     checkpoint_every: int
     keep_every: int
+    log_every: int
+    watch_every: int
+
+    def due(self, step: int) -> "Due":
+        """Returns what is to be done once `step` updates have been made."""
+        last = step == self.num_steps
+
+        def is_due(*intervals: int) -> bool:
+            return any(interval and step % interval == 0 for interval in intervals)
+
+        return Due(
+            log=last or is_due(self.log_every),
+            watch=is_due(self.watch_every),
+            evaluate=last or is_due(self.eval_every),
+            save=last or is_due(self.checkpoint_every, self.keep_every),
+        )
+
+    def next_due(self, step: int) -> int:
+        """Returns the next step after which something is to be done."""
+        intervals = (
+            self.log_every,
+            self.watch_every,
+            self.eval_every,
+            self.checkpoint_every,
+            self.keep_every,
+        )
+        steps = [(step // interval + 1) * interval for interval in intervals if interval]
+        return min(*steps, self.num_steps)
+
+
+class Due(NamedTuple):
+    """What is to be done after a step."""
+
+    log: bool
+    watch: bool
+    evaluate: bool
+    save: bool
 
 
 def durations(config: ConfigDict, train_size: int) -> Durations:
@@ -223,6 +260,8 @@ def durations(config: ConfigDict, train_size: int) -> Durations:
         eval_every=to_steps("eval", "every", default_epochs=1),
         checkpoint_every=to_steps("checkpoint", "every", default_epochs=1),
         keep_every=to_steps("checkpoint", "keep_every"),
+        log_every=config.log.every_steps,
+        watch_every=config.log.layers_every_steps,
     )
     ends = {"milestones": max(result.milestones, default=0), "warmup": result.warmup_steps}
     for field, step in ends.items():

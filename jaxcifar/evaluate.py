@@ -1,15 +1,18 @@
 """Metrics over a whole split, in training and from a checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 from ml_collections import ConfigDict
 
 from jaxcifar import metrics, parallel
 from jaxcifar.checkpoint import Checkpoints, Restored
-from jaxcifar.config import durations, validate
-from jaxcifar.data import datasets
+from jaxcifar.config import durations, uses_device_pipeline, validate
+from jaxcifar.data import datasets, device_pipeline
 from jaxcifar.data.batches import eval_batches
 from jaxcifar.data.datasets import Split
 from jaxcifar.manifest import check_config, write_json
@@ -33,6 +36,20 @@ class Evaluator:
         self._config = config
         self._splits = {name: split for name, split in splits.items() if name != "train"}
         self._eval_step = parallel.map_eval_step(program.eval_step)
+        self._resident = None
+        if uses_device_pipeline(config):
+            batch_size = parallel.round_up_batch_size(config.eval.batch_size)
+            share = batch_size // jax.device_count()
+            self._resident = {
+                name: parallel.replicate(device_pipeline.as_resident(split))
+                for name, split in self._splits.items()
+            }
+            self._eval_resident = {
+                name: parallel.map_eval_step(
+                    partial(_eval_resident, program.eval_step, -(-split.size // batch_size), share)
+                )
+                for name, split in self._splits.items()
+            }
         self._weight_levels = None
         if program.weight_levels:
             self._weight_levels = parallel.map_eval_step(program.weight_levels)
@@ -50,17 +67,38 @@ class Evaluator:
 
     def totals(self, state: TrainState) -> dict[str, metrics.Total]:
         """Returns the metric sums of a replicated state by split, every example counted once."""
-        totals = {n: self._total(state.variables(), split) for n, split in self._splits.items()}
+        totals = {name: self._total(state.variables(), name) for name in self._splits}
         if state.ema:
-            totals |= {f"{n}_ema": self._total(state.ema, s) for n, s in self._splits.items()}
+            totals |= {f"{name}_ema": self._total(state.ema, name) for name in self._splits}
         return totals
 
-    def _total(self, variables: Variables, split: Split) -> metrics.Total:
+    def _total(self, variables: Variables, name: str) -> metrics.Total:
+        if self._resident:
+            sums = parallel.fetch(self._eval_resident[name](variables, self._resident[name]))
+            batches = [jax.tree.map(lambda x, i=i: x[i], sums) for i in range(len(sums["count"]))]
+            return reduce(metrics.add, batches, {})
         batch_size = parallel.round_up_batch_size(self._config.eval.batch_size)
+        batches = eval_batches(self._splits[name], self._config, batch_size=batch_size)
         total: metrics.Total = {}
-        for batch in parallel.prefetch(eval_batches(split, self._config, batch_size=batch_size)):
+        for batch in parallel.prefetch(batches):
             total = metrics.add(total, parallel.fetch(self._eval_step(variables, batch)))
         return total
+
+
+def _eval_resident(
+    eval_step: Callable[[Variables, device_pipeline.Batch], metrics.Sums],
+    num_batches: int,
+    share: int,
+    variables: Variables,
+    split: device_pipeline.Resident,
+) -> metrics.Sums:
+    """The metric sums of each batch of a split that lies on the device, in one call."""
+    device = lax.axis_index(parallel.AXIS)
+
+    def one_batch(number: jax.Array) -> metrics.Sums:
+        return eval_step(variables, device_pipeline.eval_batch(split, number, device, share=share))
+
+    return lax.map(one_batch, jnp.arange(num_batches))
 
 
 def evaluate_run(config: ConfigDict, workdir: Path) -> Results:

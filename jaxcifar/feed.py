@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
 
@@ -41,7 +42,8 @@ class Feed(NamedTuple):
     Attributes:
       train_call: (state, *arguments) -> (state, sums, layers), mapped over the devices; with the
         sums of each step, see `by_step`, and the layers of the last.
-      calls: from the first step to the last, none of which goes beyond a stop.
+      calls: from the first step to the last. The first is of one step, which compiles; none goes
+        beyond a step after which the loop has something to do.
     """
 
     train_call: Callable[..., tuple[TrainState, Sums, dict[str, Any]]]
@@ -55,7 +57,7 @@ def create_feed(
     *,
     first_step: int,
     num_steps: int,
-    next_stop: Callable[[int], int],
+    next_due: Callable[[int], int],
 ) -> Feed:
     """Returns the feed of a training split.
 
@@ -65,20 +67,19 @@ def create_feed(
       split: the training images.
       first_step: the number of steps done before.
       num_steps: the step to end before.
-      next_stop: step -> the next step after which the loop looks at the result.
+      next_due: step -> the next step after which the loop has something to do.
     """
     if uses_device_pipeline(config):
-        return _from_device(config, program, split, first_step, num_steps, next_stop)
+        return _from_device(config, program, split, first_step, num_steps, next_due)
     batches = train_batches(split, config, first_step=first_step, num_steps=num_steps)
     calls = (Call(1, (batch,)) for batch in parallel.prefetch(batches))
     return Feed(parallel.map_train_step(program.train_step), calls)
 
 
-def by_step(steps: int, sums: Sums) -> list[Sums]:
-    """Returns the sums of each step of a call, fetched, from those of the call."""
-    if all(value.ndim == 0 for value in sums.values()):
-        return [sums]
-    return [{name: value[step] for name, value in sums.items()} for step in range(steps)]
+def by_step(sums: Sums) -> list[Sums]:
+    """Returns the sums of each step of a call, fetched; those of steps that it left out are 0."""
+    rows = {name: np.atleast_1d(value) for name, value in sums.items()}
+    return [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
 
 
 def _from_device(
@@ -87,7 +88,7 @@ def _from_device(
     split: Split,
     first_step: int,
     num_steps: int,
-    next_stop: Callable[[int], int],
+    next_due: Callable[[int], int],
 ) -> Feed:
     batch_size = config.train.batch_size
     # XLA's convolutions are slow within a loop on a CPU.
@@ -133,7 +134,7 @@ def _from_device(
             order, changed, position = orders.at(step)
             if changed:
                 placed = parallel.replicate(order)
-            steps = min(most, next_stop(step) - step)
+            steps = 1 if step == first_step else min(most, next_due(step) - step)
             yield Call(steps, (resident, placed, position, *([steps] if most > 1 else [])))
             step += steps
 

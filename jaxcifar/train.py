@@ -1,7 +1,6 @@
 """The training loop, to be read from top to bottom."""
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -95,7 +94,7 @@ def _loop(
         splits["train"],
         first_step=start.step,
         num_steps=length.num_steps,
-        next_stop=partial(_next_stop, config, length, start.step),
+        next_due=length.next_due,
     )
     evaluator = Evaluator(config, program, splits)
     state, progress = parallel.replicate(start.state), start.progress
@@ -107,27 +106,20 @@ def _loop(
     for call in feed.calls:
         state, sums, layers = feed.train_call(state, *call.arguments)
         step += call.steps
-        in_flight.append((call.steps, sums))
+        in_flight.append(sums)
+        throughput.add(call.steps * config.train.batch_size)
         writers.step(step)
 
-        last = step == length.num_steps
-        log = last or step % config.log.every_steps == 0
-        watch = config.log.layers_every_steps and step % config.log.layers_every_steps == 0
-        evaluation = last or step % length.eval_every == 0
-        save = last or step % length.checkpoint_every == 0
-        save = save or (length.keep_every > 0 and step % length.keep_every == 0)
+        due = length.due(step)
         compiled = step == start.step + 1
-        if not (log or watch or evaluation or save or compiled):
+        if not (compiled or any(due)):
             continue
+        for sums in parallel.fetch(in_flight):
+            progress = progress.add(by_step(sums))
+        throughput.stop()
+        in_flight, save = [], due.save
 
-        for (steps, _), sums in zip(
-            in_flight, parallel.fetch([s for _, s in in_flight]), strict=True
-        ):
-            progress = progress.add(by_step(steps, sums))
-        throughput.stop(sum(steps for steps, _ in in_flight) * config.train.batch_size)
-        in_flight = []
-
-        if log:
+        if due.log:
             scalars = metrics.summarize(progress.train_sums)
             scalars["learning_rate"] = float(program.learning_rate(step - 1))
             if program.loss_scale:
@@ -136,17 +128,15 @@ def _loop(
             if rate := throughput.rate():
                 scalars["images_per_second"] = rate
                 seconds_left = (length.num_steps - step) * config.train.batch_size / rate
-            scalars |= parallel.memory()
-            writers.train(step, scalars, seconds_left)
+            writers.train(step, scalars | parallel.memory(), seconds_left)
             progress = dataclasses.replace(progress, train_sums={})
 
-        if watch:
+        if due.watch:
             writers.layers(step, parallel.fetch(layers["statistics"]))
             if config.log.histograms:
-                params, gradients = parallel.fetch((state.params, layers["gradients"]))
-                writers.histograms(step, params, gradients)
+                writers.histograms(step, *parallel.fetch((state.params, layers["gradients"])))
 
-        if evaluation:
+        if due.evaluate:
             results = evaluator(state)
             for name, scalars in results.items():
                 writers.evaluation(step, name, scalars)
@@ -156,7 +146,7 @@ def _loop(
                 progress = progress.evaluated(step, score, config.train.early_stopping_min_delta)
                 save = save or progress.best_step == step
 
-        stop = evaluation and _stops(config, progress)
+        stop = due.evaluate and _stops(config, progress)
         if save or stop:
             checkpoints.save(step, parallel.fetch(state), progress)
         if stop:
@@ -169,21 +159,6 @@ def _loop(
         throughput.start()
 
     return results if start.step < length.num_steps else evaluator(state)
-
-
-def _next_stop(config: ConfigDict, length: Durations, first_step: int, step: int) -> int:
-    """The next step after which `_loop` does more than go on to the next call."""
-    if step == first_step:
-        return step + 1
-    intervals = (
-        config.log.every_steps,
-        config.log.layers_every_steps,
-        length.eval_every,
-        length.checkpoint_every,
-        length.keep_every,
-    )
-    stops = [(step // interval + 1) * interval for interval in intervals if interval]
-    return min(*stops, length.num_steps)
 
 
 def _stops(config: ConfigDict, progress: Progress) -> bool:

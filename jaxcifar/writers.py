@@ -171,17 +171,23 @@ class Throughput:
         self._started: float | None = None
         self._seconds = 0.0
         self._images = 0
+        self._added = 0
 
     def start(self) -> None:
         """Starts the clock."""
         self._started = time.perf_counter()
 
-    def stop(self, images: int) -> None:
-        """Stops the clock, `images` images later; counts nothing if it was not started."""
+    def add(self, images: int) -> None:
+        """Says that a step on so many images has been asked for."""
+        self._added += images
+
+    def stop(self) -> None:
+        """Stops the clock once all of them are done; counts nothing if it was not started."""
         if self._started is not None:
             self._seconds += time.perf_counter() - self._started
-            self._images += images
+            self._images += self._added
             self._started = None
+        self._added = 0
 
     def rate(self) -> float | None:
         """Returns images/s since the last call, or None if nothing was counted."""

@@ -125,3 +125,15 @@ def test_a_table_of_classes_has_rows_of_ten_and_gaps():
     table = _class_table([0.5] * 11 + [None])
     assert table.splitlines()[2:] == ["  class        10     11", "  accuracy  50.0%      -"]
     assert _class_table([]) == ""
+
+
+def test_a_split_on_the_device_is_evaluated_as_one_from_the_host(trained):
+    config, program, state, splits = trained
+    config = with_batch_size(config, 48)
+    state = parallel.replicate(state)
+    one = Evaluator(config, program, splits).totals(state)["test"]
+    config.dataset.pipeline = "tf"
+    other = Evaluator(config, program, splits).totals(state)["test"]
+    assert one["count"] == other["count"] == 130
+    for name in one:
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-5)

@@ -110,16 +110,20 @@ def test_throughput_counts_only_what_is_timed(monkeypatch):
     now = 0.0
     monkeypatch.setattr(writers.time, "perf_counter", lambda: now)
     clock = Throughput()
+    clock.add(128)
     now = 50.0  # compilation: not started yet
-    clock.stop(128)
+    clock.stop()
     assert clock.rate() is None
     clock.start()
+    clock.add(150)
+    clock.add(50)
     now = 52.0
-    clock.stop(200)
+    clock.stop()
     now = 90.0  # evaluation
     clock.start()
+    clock.add(300)
     now = 93.0
-    clock.stop(300)
+    clock.stop()
     assert clock.rate() == 100.0
     assert clock.rate() is None
 
