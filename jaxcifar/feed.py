@@ -91,7 +91,7 @@ def _from_device(
     next_due: Callable[[int], int],
 ) -> Feed:
     batch_size = config.train.batch_size
-    # XLA's convolutions are slow within a loop on a CPU.
+    # On a CPU a call costs little beside its step.
     most = config.train.steps_per_call or (1 if jax.default_backend() == "cpu" else 100)
     train_batch = partial(
         device_pipeline.train_batch,

@@ -231,7 +231,7 @@ def train_step(
             jax.tree.map(jnp.zeros_like, state.params),
             dict.fromkeys(("count", "loss", "correct"), jnp.zeros(())),
         )
-        # XLA's convolutions are slow within a loop on a CPU.
+        # On a CPU a loop's memory is worth less than what XLA does across its turns.
         (batch_stats, grads, sums), _ = lax.scan(
             add_part,
             (state.batch_stats, *zeros),

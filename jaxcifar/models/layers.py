@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxcifar.errors import InputError
+from jaxcifar.models import convolution
 
 # He et al. 2015, "Delving Deep into Rectifiers", equation 14: variance 2 / fan-out, which keeps the
 # scale of the gradients.
@@ -57,6 +58,7 @@ def conv_layer(dtype: jnp.dtype, use_bias: bool = False) -> Conv:
             use_bias=use_bias,
             kernel_init=he_normal_fan_out,
             dtype=dtype,
+            conv_general_dilated=convolution.for_backend(),
             name=name,
         )
 

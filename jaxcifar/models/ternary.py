@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
-from jax import lax
 
+from jaxcifar.models import convolution
 from jaxcifar.models.layers import Conv, Layer, he_normal_fan_out
 
 # The collection in which a layer leaves how many of its weights are at -1, 0 and 1.
@@ -68,7 +68,7 @@ class TernaryConv(nn.Module):
             for name, level in ("negative", -1), ("zero", 0), ("positive", 1):
                 self.sow(LEVELS, name, jnp.sum(levels == level))
         x, weights = promote_dtype(x, weights, dtype=self.dtype)
-        y = lax.conv_general_dilated(
+        y = convolution.for_backend()(
             x,
             weights,
             (self.strides, self.strides),
