@@ -212,33 +212,7 @@ def train_step(
         sums = batch_sums(logits, part["label"], part["mask"], part.get("target"))
         return loss_scale * sums["loss"] / size, (updates.get("batch_stats", {}), sums)
 
-    def add_part(carry: tuple[Any, Any, Sums], part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-        batch_stats, grads, sums = carry
-        new_grads, (batch_stats, new_sums) = jax.grad(loss_fn, has_aux=True)(
-            state.params, batch_stats, *part
-        )
-        grads, sums = jax.tree.map(jnp.add, (grads, sums), (new_grads, new_sums))
-        return (batch_stats, grads, sums), None
-
-    if accumulation_steps == 1:
-        grads, (batch_stats, sums) = jax.grad(loss_fn, has_aux=True)(
-            state.params, state.batch_stats, examples, dropout_key
-        )
-    else:
-        parts = jax.tree.map(lambda x: x.reshape(accumulation_steps, size, *x.shape[1:]), examples)
-        keys = jax.random.split(dropout_key, accumulation_steps)
-        zeros = (
-            jax.tree.map(jnp.zeros_like, state.params),
-            dict.fromkeys(("count", "loss", "correct"), jnp.zeros(())),
-        )
-        # No loop on a CPU, where the turns are few and long.
-        (batch_stats, grads, sums), _ = lax.scan(
-            add_part,
-            (state.batch_stats, *zeros),
-            (parts, keys),
-            unroll=accumulation_steps if jax.default_backend() == "cpu" else 1,
-        )
-
+    grads, batch_stats, sums = _gradients(loss_fn, state, examples, dropout_key, accumulation_steps)
     grads, batch_stats = lax.pmean((grads, batch_stats), axis_name)
     sums = lax.psum(sums, axis_name)
     # The gradient of the mean over the examples that are there.
@@ -263,6 +237,42 @@ def train_step(
     if watch_gradients:
         layers["gradients"] = grads
     return new.replace(step=state.step + 1), sums, layers
+
+
+def _gradients(
+    loss_fn: Callable, state: TrainState, examples: Batch, key: jax.Array, parts: int
+) -> tuple[Any, Any, Sums]:
+    """The gradients and metric sums of a share, added up over its parts, and the last statistics.
+
+    Args:
+      loss_fn: (params, batch_stats, part, key) -> (loss, (batch_stats, sums)).
+      state: of which the gradients are taken.
+      examples: the share, [B, ...].
+      key: divided among the parts.
+      parts: each has B / parts examples.
+    """
+    grad_fn = jax.grad(loss_fn, has_aux=True)
+    if parts == 1:
+        grads, (batch_stats, sums) = grad_fn(state.params, state.batch_stats, examples, key)
+        return grads, batch_stats, sums
+
+    def add_part(carry: tuple[Any, Any, Sums], part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+        grads, batch_stats, sums = carry
+        more_grads, (batch_stats, more_sums) = grad_fn(state.params, batch_stats, *part)
+        grads, sums = jax.tree.map(jnp.add, (grads, sums), (more_grads, more_sums))
+        return (grads, batch_stats, sums), None
+
+    examples = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), examples)
+    no_grads = jax.tree.map(jnp.zeros_like, state.params)
+    no_sums = dict.fromkeys(("count", "loss", "correct"), jnp.zeros(()))
+    carry, _ = lax.scan(
+        add_part,
+        (no_grads, state.batch_stats, no_sums),
+        (examples, jax.random.split(key, parts)),
+        # No loop on a CPU, where the turns are few and long.
+        unroll=parts if jax.default_backend() == "cpu" else 1,
+    )
+    return carry
 
 
 def augment_key(seed: int, step: jax.Array) -> jax.Array:

@@ -41,6 +41,10 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
         check_config(workdir, config)
     parallel.start(config.train.distributed)
     parallel.check_batch_size("train.batch_size", config.train.batch_size)
+    parallel.check_batch_size(
+        "train.batch_size / train.accumulation_steps",
+        config.train.batch_size // config.train.accumulation_steps,
+    )
     is_first_process = jax.process_index() == 0
 
     info = datasets.info(config.dataset)
