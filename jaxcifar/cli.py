@@ -49,5 +49,14 @@ def _parse(argv: list[str], doc: str) -> list[str]:
     except Exception as error:  # a recipe may raise anything
         if "--debug" in argv:
             raise
-        sys.exit(f"error: {error}\n(--help: usage; --debug: where it comes from)")
+        sys.exit(f"error: {_brief(error)}\n(--help: usage; --debug: where it comes from)")
     return argv[:1]
+
+
+def _brief(error: Exception) -> str:
+    """An error's text; of a recipe's, in which ml_collections quotes a traceback, what it says."""
+    text = str(error).strip()
+    if "\nTraceback" not in text:
+        return text
+    flag, reason = text.split(": ", 1)[0], text.splitlines()[-1]
+    return f"{flag}: {reason.removeprefix('jaxcifar.errors.InputError: ')}"

@@ -40,6 +40,10 @@ QUICKSTART = "--config=configs/quickstart.py"
         ([], "--config"),
         (["--config=configs/resnet57.py"], "configs/resnet57.py"),
         (
+            ["--config=configs/resnet20.py:smok"],
+            "error: flag --config=configs/resnet20.py:smok: unknown form of the recipe 'smok'. Did",
+        ),
+        (
             [QUICKSTART, "--config.optimizer.learning_rat=1"],
             "Did you mean 'optimizer.learning_rate'",
         ),
