@@ -7,8 +7,8 @@ from collections.abc import Callable
 from absl import app, flags
 
 from jaxcifar import runtime
-from jaxcifar.config import check_field
 from jaxcifar.errors import InputError
+from jaxcifar.validation import check_field
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 

@@ -11,12 +11,13 @@ from ml_collections import ConfigDict
 
 from jaxcifar import metrics, parallel
 from jaxcifar.checkpoint import Checkpoints, Restored
-from jaxcifar.config import durations, uses_device_pipeline, validate
+from jaxcifar.config import durations, uses_device_pipeline
 from jaxcifar.data import datasets, device_pipeline
 from jaxcifar.data.batches import eval_batches
 from jaxcifar.data.datasets import Split
 from jaxcifar.manifest import check_config, write_json
 from jaxcifar.steps import Program, TrainState, Variables, create_program
+from jaxcifar.validation import validate
 from jaxcifar.writers import describe
 
 Results = dict[str, dict[str, float]]

@@ -81,11 +81,12 @@ def read_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
     from safetensors.numpy import load_file
 
     from jaxcifar.checkpoint import Checkpoints, Progress
-    from jaxcifar.config import durations, validate
+    from jaxcifar.config import durations
     from jaxcifar.data import datasets
     from jaxcifar.manifest import record_start
     from jaxcifar.steps import create_program
     from jaxcifar.torch_weights import from_torch
+    from jaxcifar.validation import validate
 
     validate(config)
     directory = workdir / "checkpoints"

@@ -9,13 +9,14 @@ from ml_collections import ConfigDict
 
 from jaxcifar import metrics, parallel, runtime
 from jaxcifar.checkpoint import Checkpoints, Progress, Restored
-from jaxcifar.config import Durations, durations, validate
+from jaxcifar.config import Durations, durations
 from jaxcifar.data import datasets
 from jaxcifar.data.datasets import Split
 from jaxcifar.evaluate import Evaluator, Results
 from jaxcifar.feed import by_step, create_feed
 from jaxcifar.manifest import check_config, record_start
 from jaxcifar.steps import Program, TrainState, create_program
+from jaxcifar.validation import validate
 from jaxcifar.writers import Throughput, Writers, describe
 
 

@@ -4,8 +4,9 @@ import runpy
 
 import pytest
 
-from jaxcifar.config import default, durations, validate
+from jaxcifar.config import default, durations
 from jaxcifar.errors import InputError
+from jaxcifar.validation import validate
 
 from .conftest import REPOSITORY
 

@@ -4,8 +4,9 @@ import runpy
 import numpy as np
 import pytest
 
-from jaxcifar.config import default, durations, validate
+from jaxcifar.config import default, durations
 from jaxcifar.schedules import create_schedule
+from jaxcifar.validation import validate
 
 from .conftest import REPOSITORY
 

@@ -8,10 +8,11 @@ import pytest
 from flax import linen as nn
 
 from jaxcifar import parallel
-from jaxcifar.config import default, durations, validate
+from jaxcifar.config import default, durations
 from jaxcifar.data import augment, datasets
 from jaxcifar.data.tf_pipeline import train_batches
 from jaxcifar.steps import create_program, create_state, train_step
+from jaxcifar.validation import validate
 
 
 class Linear(nn.Module):

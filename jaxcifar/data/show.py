@@ -29,11 +29,11 @@ def main() -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from jaxcifar.config import validate
     from jaxcifar.data import datasets
     from jaxcifar.data.augment import create_augment
     from jaxcifar.data.batches import train_batches
     from jaxcifar.steps import augment_key
+    from jaxcifar.validation import validate
 
     config, out = _CONFIG.value, Path(_OUT.value)
     if out.suffix != ".png":

@@ -45,9 +45,9 @@ def print_layers() -> None:
     from flax import linen as nn
 
     from jaxcifar import models
-    from jaxcifar.config import validate
     from jaxcifar.data import datasets
     from jaxcifar.models.counting import count
+    from jaxcifar.validation import validate
 
     config = _CONFIG.value
     validate(config)
