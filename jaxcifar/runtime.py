@@ -5,7 +5,7 @@ On a CPU, two settings make a train step two to four times as fast:
 - an XLA flag that keeps weight gradients' convolutions from YNNPACK, which is slower at them, and
   gives it element-wise chains, at which it is faster;
 - huge pages for malloc, as XLA allocates its buffers anew in each step, and page faults take a
-  third of it. The C library reads this as a process starts, so that replaces itself once.
+  third of it. The C library reads this at the start, so the process replaces itself once.
 
 They are set on Linux, for the versions of jaxlib that are known to take the flag, where JAX has no
 accelerator to use, and never over what the user has set. JAXCIFAR_CPU_SETTINGS=0 switches them off.
