@@ -112,6 +112,9 @@ def test_the_real_archives_are_loaded_byte_for_byte(cifar_archives, tmp_path, na
             np.testing.assert_array_equal(splits[part].images, expected.images)
             np.testing.assert_array_equal(splits[part].labels, expected.labels)
     assert set(np.bincount(splits["validation"].labels)) == {5000 // fmt.label_limits[-1]}
+    if name == "cifar100":
+        coarse = datasets.load(section(name=name, data_dir=str(tmp_path), labels="coarse"))
+        np.testing.assert_array_equal(coarse["test"].labels, records[:, 0])
 
 
 @pytest.mark.parametrize("name, per_class", [("cifar10", 5000), ("cifar100", 500)])
