@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from jaxcifar.errors import InputError
 from jaxcifar.models import layers, ternary
-from jaxcifar.models.layers import Conv, Norm, check_choice
+from jaxcifar.models.layers import Conv, Norm, check_choice, relu
 
 
 class ResidualNetwork(nn.Module, kw_only=True):
@@ -96,10 +96,10 @@ class BasicBlock(ResidualBlock):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = self.conv(self.width, 3, self.stride, name="conv1")(x)
-        y = nn.relu(self.norm(name="norm1")(y))
+        y = relu(self.norm(name="norm1")(y))
         y = self.conv(self.width, 3, name="conv2")(y)
         y = self.norm(name="norm2", last=True)(y)
-        return nn.relu(self.add(x, y))
+        return relu(self.add(x, y))
 
 
 class Bottleneck(ResidualBlock):
@@ -112,12 +112,12 @@ class Bottleneck(ResidualBlock):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = self.conv(self.width, 1, name="conv1")(x)
-        y = nn.relu(self.norm(name="norm1")(y))
+        y = relu(self.norm(name="norm1")(y))
         y = self.conv(self.width, 3, self.stride, name="conv2")(y)
-        y = nn.relu(self.norm(name="norm2")(y))
+        y = relu(self.norm(name="norm2")(y))
         y = self.conv(4 * self.width, 1, name="conv3")(y)
         y = self.norm(name="norm3", last=True)(y)
-        return nn.relu(self.add(x, y))
+        return relu(self.add(x, y))
 
 
 class PreActivationBlock(ResidualBlock):
@@ -134,9 +134,9 @@ class PreActivationBlock(ResidualBlock):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x if self.first else nn.relu(self.norm(name="norm1")(x))
+        y = x if self.first else relu(self.norm(name="norm1")(x))
         y = self.conv(self.width, 3, self.stride, name="conv1")(y)
-        y = nn.relu(self.norm(name="norm2")(y))
+        y = relu(self.norm(name="norm2")(y))
         y = self.conv(self.width, 3, name="conv2")(y)
         return self.add(x, y)
 

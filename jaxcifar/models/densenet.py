@@ -21,42 +21,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxcifar.errors import InputError
-from jaxcifar.models import register
+from jaxcifar.models import dense_block, register
+from jaxcifar.models.batch_norm import Statistics
+from jaxcifar.models.dense_block import DenseLayer
 from jaxcifar.models.layers import (
-    Conv,
-    Norm,
     check_choice,
     check_images,
     classify,
     conv_layer,
     max_pool,
     norm_layer,
+    relu,
 )
-
-
-class DenseLayer(nn.Module):
-    """The k new features that a layer adds to those before it.
-
-    Attributes:
-      growth_rate: k.
-      dropout_rate: share of the new features that are zeroed in training.
-      train: whether it is training.
-      conv, norm: make the layers.
-    """
-
-    growth_rate: int
-    dropout_rate: float
-    train: bool
-    conv: Conv
-    norm: Norm
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = nn.relu(self.norm(name="norm1")(x))
-        y = self.conv(4 * self.growth_rate, 1, name="conv1")(y)
-        y = nn.relu(self.norm(name="norm2")(y))
-        y = self.conv(self.growth_rate, 3, name="conv2")(y)
-        return nn.Dropout(self.dropout_rate, deterministic=not self.train)(y)
 
 
 def _imagenet(*block_layers: int) -> dict:
@@ -87,7 +63,7 @@ class DenseNet(nn.Module):
         max-pooling.
       compression: share of the channels that a transition keeps.
       dropout_rate: after each layer (the paper has 0.2 on CIFAR without augmentation).
-      recompute: compute each layer again in the backward pass instead of storing what is inside it
+      recompute: compute the inside of each layer again in the backward pass instead of storing it
         (Pleiss et al. 2017, "Memory-Efficient Implementation of DenseNets").
       dtype: of the computation; parameters, batch statistics and logits are float32.
       axis_name: device axis over which batch statistics are averaged, or None for each its own.
@@ -124,9 +100,7 @@ class DenseNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Returns float32 logits [B, num_classes] of float images [B, H, W, C]."""
-        conv = conv_layer(self.dtype)
-        norm = norm_layer(train, self.dtype, self.axis_name)
-        layer = nn.remat(DenseLayer) if self.recompute else DenseLayer
+        conv, norm = conv_layer(self.dtype), norm_layer(train, self.dtype, self.axis_name)
         block_layers = self.block_layers or ((self.depth - 4) // 6,) * 3
         # Each transition halves the map, the ImageNet stem twice more.
         pixels = 2 ** (len(block_layers) - 1)
@@ -135,21 +109,33 @@ class DenseNet(nn.Module):
             x = conv(2 * self.growth_rate, 3, name="conv")(images)
         else:
             x = conv(2 * self.growth_rate, 7, 2, name="conv")(images)
-            x = max_pool(nn.relu(norm(name="norm_stem")(x)))
+            x = max_pool(relu(norm(name="norm_stem")(x)))
         for block, layers in enumerate(block_layers, 1):
-            for index in range(1, layers + 1):
-                y = layer(
-                    self.growth_rate,
-                    self.dropout_rate,
-                    train,
-                    conv,
-                    norm,
-                    name=f"block{block}_layer{index}",
-                )(x)
-                x = jnp.concatenate([x, y], axis=-1)
+            x, statistics = self._block(x, f"block{block}", layers, train)
             if block < len(block_layers):
-                x = nn.relu(norm(name=f"transition{block}_norm")(x))
+                x = relu(norm(name=f"transition{block}_norm")(x, statistics))
                 x = conv(int(x.shape[-1] * self.compression), 1, name=f"transition{block}_conv")(x)
                 x = nn.avg_pool(x, (2, 2), strides=(2, 2))
-        x = nn.relu(norm(name="norm")(x))
+        x = relu(norm(name="norm")(x, statistics))
         return classify(x, self.num_classes, self.dtype)
+
+    def _block(
+        self, x: jax.Array, name: str, num_layers: int, train: bool
+    ) -> tuple[jax.Array, Statistics | None]:
+        """The features after a dense block and, in training, their statistics."""
+        k, width = self.growth_rate, x.shape[-1]
+        widths = [width + index * k for index in range(num_layers)]
+        layers = [
+            DenseLayer(width, k, name=f"{name}_layer{index}")
+            for index, width in enumerate(widths, 1)
+        ]
+        variables = [layer() for layer in layers]
+        if not train:
+            return dense_block.evaluate(x, variables), None
+        block = dense_block.Block(k, self.dropout_rate, self.recompute, self.axis_name)
+        key = self.make_rng("dropout") if self.dropout_rate else jax.random.key(0)
+        weights = [weights for weights, _ in variables]
+        x, statistics, within = dense_block.train(block, x, weights, key)
+        for layer, width, measured in zip(layers, widths, within, strict=True):
+            layer.update(jax.tree.map(lambda part, width=width: part[:width], statistics), measured)
+        return x, statistics

@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from jaxcifar.errors import InputError
 from jaxcifar.models import convolution
+from jaxcifar.models.batch_norm import BatchNorm
 
 # He et al. 2015, "Delving Deep into Rectifiers", equation 14: variance 2 / fan-out, which keeps the
 # scale of the gradients.
@@ -88,11 +89,9 @@ def norm_layer(
         starts as the identity (Goyal et al. 2017, "Accurate, Large Minibatch SGD", section 5.1).
     """
     makers = {
-        "batch": partial(
-            nn.BatchNorm, use_running_average=not train, momentum=0.9, axis_name=axis_name
-        ),
-        "group": partial(nn.GroupNorm, num_groups=None, group_size=16),
-        "layer": partial(nn.GroupNorm, num_groups=1),
+        "batch": partial(BatchNorm, train=train, axis_name=axis_name),
+        "group": partial(nn.GroupNorm, num_groups=None, group_size=16, epsilon=1e-5),
+        "layer": partial(nn.GroupNorm, num_groups=1, epsilon=1e-5),
     }
 
     def make(*, name: str, last: bool = False) -> Layer:
@@ -100,9 +99,54 @@ def norm_layer(
             return Factor(name=name) if last else lambda x: x
         zeros, ones = nn.initializers.zeros, nn.initializers.ones
         scale_init = zeros if zero_init_residual and last else ones
-        return makers[kind](epsilon=1e-5, dtype=dtype, scale_init=scale_init, name=name)
+        return makers[kind](dtype=dtype, scale_init=scale_init, name=name)
 
     return make
+
+
+class Kernel(nn.Module):
+    """The weights of a convolution that is done elsewhere, by `convolve`.
+
+    Attributes:
+      size: height and width.
+      features_in, features_out: channels.
+    """
+
+    size: int
+    features_in: int
+    features_out: int
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        """Returns the kernel [size, size, in, out]."""
+        shape = (self.size, self.size, self.features_in, self.features_out)
+        return self.param("kernel", he_normal_fan_out, shape)
+
+
+def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns the convolution [B, H, W, out] of x [B, H, W, in], in its type.
+
+    Args:
+      x: features.
+      kernel: [K, K, in, out], K odd.
+    """
+    half = len(kernel) // 2
+    return convolution.for_backend()(
+        x,
+        kernel.astype(x.dtype),
+        (1, 1),
+        ((half, half), (half, half)),
+        dimension_numbers=convolution.DIMENSIONS,
+    )
+
+
+def relu(x: jax.Array) -> jax.Array:
+    """Returns x where it is above 0, else 0, with gradient 0 at 0.
+
+    As a choice and not a maximum, which XLA on a CPU would compute again within every
+    transposition that reads it, at several times the cost of the transposition.
+    """
+    return jnp.where(x <= 0, 0, x)
 
 
 class Factor(nn.Module):

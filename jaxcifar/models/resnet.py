@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from jaxcifar.models import register
 from jaxcifar.models.blocks import BasicBlock, Bottleneck, ResidualNetwork, drop_rates
-from jaxcifar.models.layers import check_choice, check_images, classify, max_pool
+from jaxcifar.models.layers import check_choice, check_images, classify, max_pool, relu
 
 
 @register(
@@ -59,10 +59,10 @@ class ResNet(ResidualNetwork, kw_only=True):
         rates = iter(drop_rates(self.stochastic_depth, sum(self.stage_blocks)))
         if self.stem == "cifar":
             check_images(images, smallest=8)
-            x = nn.relu(norm(name="norm")(stem_conv(64, 3, name="conv")(images)))
+            x = relu(norm(name="norm")(stem_conv(64, 3, name="conv")(images)))
         else:
             check_images(images, smallest=32)
-            x = nn.relu(norm(name="norm")(stem_conv(64, 7, 2, name="conv")(images)))
+            x = relu(norm(name="norm")(stem_conv(64, 7, 2, name="conv")(images)))
             x = max_pool(x)
         for stage, blocks in enumerate(self.stage_blocks):
             for block in range(blocks):

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxcifar.errors import InputError
 from jaxcifar.models import register
 from jaxcifar.models.blocks import BasicBlock, PreActivationBlock, ResidualNetwork, drop_rates
-from jaxcifar.models.layers import check_choice, check_images, classify
+from jaxcifar.models.layers import check_choice, check_images, classify, relu
 
 # The depths of the paper's table 6, and two small ones for trials.
 _DEPTHS = (8, 14, 20, 32, 44, 56, 110, 1202)
@@ -62,7 +62,7 @@ class ResNetCifar(ResidualNetwork, kw_only=True):
         stem_conv, conv, norm = self.makers(train)
         blocks = (self.depth - 2) // 6
         rates = iter(drop_rates(self.stochastic_depth, 3 * blocks))
-        x = nn.relu(norm(name="norm")(stem_conv(16, 3, name="conv")(images)))
+        x = relu(norm(name="norm")(stem_conv(16, 3, name="conv")(images)))
         for stage, width in enumerate((16, 32, 64)):
             for block in range(blocks):
                 fields = {
@@ -80,5 +80,5 @@ class ResNetCifar(ResidualNetwork, kw_only=True):
                 else:
                     x = BasicBlock(**fields)(x)
         if self.preactivation:
-            x = nn.relu(norm(name="norm_end")(x))
+            x = relu(norm(name="norm_end")(x))
         return classify(x, self.num_classes, self.dtype)

@@ -1,0 +1,127 @@
+"""Batch normalisation in two halves: a DenseNet measures features once and uses them often.
+
+Ioffe and Szegedy 2015, "Batch Normalization". Statistics are float32 at least, whatever the
+features are.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+_EPSILON = 1e-5
+_DECAY = 0.9  # of the running statistics
+_ones = nn.initializers.ones
+
+
+class Statistics(NamedTuple):
+    """Mean and biased variance of each channel, [C]."""
+
+    mean: jax.Array
+    variance: jax.Array
+
+
+class Affine(NamedTuple):
+    """What normalised features are multiplied by, and what is added to them, [C]."""
+
+    scale: jax.Array
+    bias: jax.Array
+
+
+def batch_statistics(x: jax.Array, axis_name: str | None) -> Statistics:
+    """Returns the statistics of features [B, H, W, C], which are read once for both.
+
+    Args:
+      x: the features.
+      axis_name: device axis over which they are averaged, or None.
+    """
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    axes = tuple(range(x.ndim - 1))
+    moments = jnp.stack([x.mean(axes), jnp.square(x).mean(axes)])
+    mean, mean_square = moments if axis_name is None else lax.pmean(moments, axis_name)
+    # Rounding can take a variance below zero.
+    return Statistics(mean, jnp.maximum(mean_square - jnp.square(mean), 0))
+
+
+def normalize(x: jax.Array, statistics: Statistics, affine: Affine, dtype: jnp.dtype) -> jax.Array:
+    """Returns features [B, H, W, C], normalised, in `dtype`.
+
+    As one multiplication and one addition a value, so that the gradient needs two sums over the
+    batch and not four.
+    """
+    factor = affine.scale * lax.rsqrt(statistics.variance + _EPSILON)
+    return (x * factor + (affine.bias - statistics.mean * factor)).astype(dtype)
+
+
+class BatchNorm(nn.Module):
+    """Normalises features by their statistics or, in evaluation, by the running ones.
+
+    Attributes:
+      train: whether it is training, which also moves the running statistics.
+      dtype: of the result.
+      axis_name: device axis over which statistics are averaged, or None.
+      scale_init: of the scale.
+    """
+
+    train: bool
+    dtype: jnp.dtype
+    axis_name: str | None = None
+    scale_init: nn.initializers.Initializer = _ones
+
+    @nn.compact
+    def __call__(self, x: jax.Array, statistics: Statistics | None = None) -> jax.Array:
+        """Returns the normalised features [B, H, W, C].
+
+        Args:
+          x: the features.
+          statistics: theirs, if they are known.
+        """
+        variables = _Variables(self, x.shape[-1], self.scale_init)
+        if not self.train:
+            return normalize(x, variables.running, variables.affine, self.dtype)
+        statistics = statistics or batch_statistics(x, self.axis_name)
+        variables.update(statistics)
+        return normalize(x, statistics, variables.affine, self.dtype)
+
+
+class BatchNormVariables(nn.Module):
+    """The variables of a batch normalisation that is done elsewhere.
+
+    Attributes:
+      features: C, the number of channels.
+    """
+
+    features: int
+
+    def setup(self):
+        self._variables = _Variables(self, self.features, _ones)
+
+    def __call__(self) -> tuple[Affine, Statistics]:
+        """Returns scale and bias, and the running statistics."""
+        return self._variables.affine, self._variables.running
+
+    def update(self, statistics: Statistics) -> None:
+        """Moves the running statistics towards those of a batch."""
+        self._variables.update(statistics)
+
+
+class _Variables:
+    def __init__(self, module: nn.Module, features: int, scale_init: nn.initializers.Initializer):
+        self._module = module
+        self.affine = Affine(
+            module.param("scale", scale_init, (features,)),
+            module.param("bias", nn.initializers.zeros, (features,)),
+        )
+        self._mean = module.variable("batch_stats", "mean", jnp.zeros, features)
+        self._variance = module.variable("batch_stats", "var", jnp.ones, features)
+
+    @property
+    def running(self) -> Statistics:
+        return Statistics(self._mean.value, self._variance.value)
+
+    def update(self, statistics: Statistics) -> None:
+        if not self._module.is_initializing():
+            for old, new in zip((self._mean, self._variance), statistics, strict=True):
+                old.value = _DECAY * old.value + (1 - _DECAY) * new

@@ -1,0 +1,193 @@
+"""A dense block: every layer reads all features before it, and adds k to them.
+
+Huang et al. 2016, "Densely Connected Convolutional Networks", sections 3 and 4.3. A layer is
+BatchNorm, ReLU, 1x1 convolution to 4k channels, BatchNorm, ReLU, 3x3 convolution to k channels.
+
+To join features by concatenation takes memory and traffic that grow with the square of the depth.
+Here they are written side by side into one buffer, and the gradient is spelt out: a layer's
+normalised features are made again from the buffer where they are needed, its own features'
+statistics are measured once for all layers that read them, and the features' gradients are added
+up in one buffer (Pleiss et al. 2017, "Memory-Efficient Implementation of DenseNets").
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxcifar.models.batch_norm import (
+    Affine,
+    BatchNormVariables,
+    Statistics,
+    batch_statistics,
+    normalize,
+)
+from jaxcifar.models.layers import Kernel, convolve, relu
+
+
+class DenseLayer(nn.Module):
+    """The variables of a layer.
+
+    Attributes:
+      features: channels that it reads.
+      growth_rate: k, the channels that it adds.
+    """
+
+    features: int
+    growth_rate: int
+
+    def setup(self):
+        width = 4 * self.growth_rate
+        self.norm1 = BatchNormVariables(self.features)
+        self.conv1 = Kernel(1, self.features, width)
+        self.norm2 = BatchNormVariables(width)
+        self.conv2 = Kernel(3, width, self.growth_rate)
+
+    def __call__(self) -> tuple["Weights", tuple[Statistics, Statistics]]:
+        """Returns what is trained, and the running statistics of both normalisations."""
+        (affine1, running1), (affine2, running2) = self.norm1(), self.norm2()
+        return Weights(affine1, self.conv1(), affine2, self.conv2()), (running1, running2)
+
+    def update(self, read: Statistics, bottleneck: Statistics) -> None:
+        """Moves the running statistics towards those of a batch."""
+        self.norm1.update(read)
+        self.norm2.update(bottleneck)
+
+
+class Weights(NamedTuple):
+    """What is trained in a layer, in the order in which it is used."""
+
+    affine1: Affine
+    kernel1: jax.Array
+    affine2: Affine
+    kernel2: jax.Array
+
+
+class Block(NamedTuple):
+    """What does not depend on the data.
+
+    Attributes:
+      growth_rate: k.
+      dropout_rate: share of the new features that are zeroed, where there is a key.
+      recompute: make also the 4k channels within a layer again, instead of storing them.
+      axis_name: device axis over which batch statistics are averaged, or None for each its own.
+    """
+
+    growth_rate: int
+    dropout_rate: float
+    recompute: bool
+    axis_name: str | None
+
+
+def evaluate(
+    x: jax.Array, layers: list[tuple[Weights, tuple[Statistics, Statistics]]]
+) -> jax.Array:
+    """Returns the features [B, H, W, C + layers * k] of features [B, H, W, C], in evaluation.
+
+    Args:
+      x: the block's input.
+      layers: the weights and the running statistics of each.
+    """
+    for weights, (read, within) in layers:
+        y = convolve(relu(normalize(x, read, weights.affine1, x.dtype)), weights.kernel1)
+        y = convolve(relu(normalize(y, within, weights.affine2, x.dtype)), weights.kernel2)
+        x = jnp.concatenate([x, y], axis=-1)
+    return x
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def train(
+    block: Block, x: jax.Array, layers: list[Weights], key: jax.Array
+) -> tuple[jax.Array, Statistics, list[Statistics]]:
+    """Returns the features and their statistics, and of each layer the statistics within it.
+
+    The gradients of the last are not propagated: they only move the running ones.
+
+    Args:
+      block: see there.
+      x: features [B, H, W, C].
+      layers: the weights of each.
+      key: draws the dropout.
+    """
+    return _forward(block, x, layers, key)[0]
+
+
+def _forward(block: Block, x: jax.Array, layers: list[Weights], key: jax.Array) -> Any:
+    width = x.shape[-1]
+    added = len(layers) * block.growth_rate
+    features = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, added)))
+    statistics = [batch_statistics(x, block.axis_name)]
+    bottlenecks, within = [], []
+    for index, weights in enumerate(layers):
+        bottleneck = _project(features[..., :width], _join(statistics), *weights[:2])
+        new, measured = _expand(block, bottleneck, *weights[2:], jax.random.fold_in(key, index))
+        features = features.at[..., width : width + block.growth_rate].set(new)
+        statistics.append(batch_statistics(new, block.axis_name))
+        bottlenecks.append(None if block.recompute else bottleneck)
+        within.append(measured)
+        width += block.growth_rate
+    statistics = _join(statistics)
+    return (features, statistics, within), (features, statistics, bottlenecks, layers, key)
+
+
+def _backward(block: Block, saved: Any, gradients: Any) -> Any:
+    features, statistics, bottlenecks, layers, key = saved
+    into_features, into_statistics, _ = gradients
+    into_layers: list[Weights] = []
+    measure = partial(batch_statistics, axis_name=block.axis_name)
+    end = features.shape[-1]
+    for index in reversed(range(len(layers))):
+        start, weights = end - block.growth_rate, layers[index]
+        # No later layer is left that reads the new features, so their gradient is complete.
+        new = features[..., start:end]
+        into_new = into_features[..., start:end]
+        into_new += jax.vjp(measure, new)[1](_part(into_statistics, start, end))[0]
+        read = features[..., :start], _part(statistics, 0, start)
+        bottleneck, project_vjp = jax.vjp(_project, *read, *weights[:2])
+        if not block.recompute:
+            bottleneck = bottlenecks[index]
+        expand = partial(_expand, block, key=jax.random.fold_in(key, index))
+        _, expand_vjp, _ = jax.vjp(expand, bottleneck, *weights[2:], has_aux=True)
+        into_bottleneck, *into_second = expand_vjp(into_new)
+        into_read, into_measured, *into_first = project_vjp(into_bottleneck)
+        into_features = into_features.at[..., :start].add(into_read)
+        into_statistics = jax.tree.map(
+            lambda all_of_them, some, start=start: all_of_them.at[:start].add(some),
+            into_statistics,
+            into_measured,
+        )
+        into_layers.insert(0, Weights(*into_first, *into_second))
+        end = start
+    x = features[..., :end]
+    into_x = into_features[..., :end] + jax.vjp(measure, x)[1](_part(into_statistics, 0, end))[0]
+    return into_x, into_layers, None
+
+
+train.defvjp(_forward, _backward)
+
+
+def _project(
+    features: jax.Array, statistics: Statistics, affine: Affine, kernel: jax.Array
+) -> jax.Array:
+    return convolve(relu(normalize(features, statistics, affine, features.dtype)), kernel)
+
+
+def _expand(
+    block: Block, bottleneck: jax.Array, affine: Affine, kernel: jax.Array, key: jax.Array
+) -> tuple[jax.Array, Statistics]:
+    statistics = batch_statistics(bottleneck, block.axis_name)
+    y = convolve(relu(normalize(bottleneck, statistics, affine, bottleneck.dtype)), kernel)
+    if block.dropout_rate:
+        kept = jax.random.bernoulli(key, 1 - block.dropout_rate, y.shape)
+        y = jnp.where(kept, y / (1 - block.dropout_rate), 0)
+    return y, statistics
+
+
+def _join(statistics: list[Statistics]) -> Statistics:
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *statistics)
+
+
+def _part(statistics: Statistics, start: int, end: int) -> Statistics:
+    return jax.tree.map(lambda x: x[start:end], statistics)
