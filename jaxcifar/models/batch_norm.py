@@ -39,10 +39,10 @@ def batch_statistics(x: jax.Array, axis_name: str | None) -> Statistics:
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
-    moments = jnp.stack([x.mean(axes), jnp.square(x).mean(axes)])
+    moments = x.mean(axes), jnp.square(x).mean(axes)
     mean, mean_square = moments if axis_name is None else lax.pmean(moments, axis_name)
-    # Rounding can take a variance below zero.
-    return Statistics(mean, jnp.maximum(mean_square - jnp.square(mean), 0))
+    variance = mean_square - jnp.square(mean)
+    return Statistics(mean, jnp.where(variance < 0, 0, variance))  # rounding can take it there
 
 
 def normalize(x: jax.Array, statistics: Statistics, affine: Affine, dtype: jnp.dtype) -> jax.Array:

@@ -153,15 +153,11 @@ def _backward(block: Block, saved: Any, gradients: Any) -> Any:
         into_bottleneck, *into_second = expand_vjp(into_new)
         into_read, into_measured, *into_first = project_vjp(into_bottleneck)
         into_features = into_features.at[..., :start].add(into_read)
-        into_statistics = jax.tree.map(
-            lambda all_of_them, some, start=start: all_of_them.at[:start].add(some),
-            into_statistics,
-            into_measured,
-        )
+        into_statistics = jax.tree.map(jnp.add, _part(into_statistics, 0, start), into_measured)
         into_layers.insert(0, Weights(*into_first, *into_second))
         end = start
     x = features[..., :end]
-    into_x = into_features[..., :end] + jax.vjp(measure, x)[1](_part(into_statistics, 0, end))[0]
+    into_x = into_features[..., :end] + jax.vjp(measure, x)[1](into_statistics)[0]
     return into_x, into_layers, None
 
 
