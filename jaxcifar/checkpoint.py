@@ -9,6 +9,7 @@ moment; `.part` directories are what a kill leaves, and go at the next start.
 
 import dataclasses
 import math
+import os
 import re
 import shutil
 import threading
@@ -128,6 +129,7 @@ class Checkpoints:
         if not self._writes:
             return
         self.wait()
+        self._note_failure()
         if self.stalled:
             self._failures.append(
                 f"checkpoint {step} is not written, as checkpoint {self._last.step} still is not"
@@ -157,16 +159,7 @@ class Checkpoints:
 
     def failure(self) -> str | None:
         """Returns what is newly known to have gone wrong with a save, or None; does not wait."""
-        last = self._last
-        if last and not last.told:
-            if last.error:
-                last.told = f"checkpoint {last.step} could not be written: {_brief(last.error)}"
-            elif self.stalled:
-                last.told = (
-                    f"checkpoint {last.step} could not be written in {self._timeout:g} seconds"
-                )
-            if last.told:
-                self._failures.append(last.told)
+        self._note_failure()
         return self._failures.pop(0) if self._failures else None
 
     def steps(self) -> list[int]:
@@ -315,6 +308,13 @@ class Checkpoints:
             return []
         return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdecimal())
 
+    def _note_failure(self) -> None:
+        last = self._last
+        if last and not last.noted and (last.error or self.stalled):
+            last.noted = True
+            why = f": {_brief(last.error)}" if last.error else f" in {self._timeout:g} seconds"
+            self._failures.append(f"checkpoint {last.step} could not be written{why}")
+
     def _verify(self, step: int) -> dict[str, Any]:
         content = integrity.verify(self._directory / str(step))
         for field, wanted in ("step", step), ("run", self._run_id() or content["run"]):
@@ -350,13 +350,13 @@ class Checkpoints:
 
 @dataclasses.dataclass
 class _Save:
-    """A save that was started; `told` is what was said of its failure."""
+    """A save that was started; `noted` once its failure is."""
 
     step: int
     deadline: float
     thread: threading.Thread | None = None
     error: Exception | None = None
-    told: str = ""
+    noted: bool = False
 
 
 def _checkpointer(process: int) -> ocp.Checkpointer:
@@ -392,4 +392,8 @@ def _compare(path: Path, saved: Mapping[str, str], wanted: Mapping[str, str]) ->
 
 
 def _brief(error: Exception) -> str:
+    """An error in a line: the system's word for it, if it says one."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's
+    if code or isinstance(error, OSError) and error.errno:
+        return os.strerror(int(code[1]) if code else error.errno)
     return (str(error).strip().split("\n")[0] or type(error).__name__)[:300]

@@ -16,6 +16,7 @@ from jaxcifar.data import datasets, device_pipeline
 from jaxcifar.data.batches import eval_batches
 from jaxcifar.data.datasets import Split
 from jaxcifar.errors import InputError
+from jaxcifar.failpoint import kill_at
 from jaxcifar.manifest import check_config, write_json
 from jaxcifar.steps import Program, TrainState, Variables, create_program
 from jaxcifar.validation import validate
@@ -75,6 +76,7 @@ class Evaluator:
         return totals
 
     def _total(self, variables: Variables, name: str) -> metrics.Total:
+        kill_at("evaluate")
         if self._resident:
             sums = parallel.fetch(self._eval_resident[name](variables, self._resident[name]))
             batches = [jax.tree.map(lambda x, i=i: x[i], sums) for i in range(len(sums["count"]))]

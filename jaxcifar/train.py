@@ -15,6 +15,7 @@ from jaxcifar.data import datasets
 from jaxcifar.data.datasets import Split
 from jaxcifar.errors import StoppedError
 from jaxcifar.evaluate import Evaluator, Results
+from jaxcifar.failpoint import kill_at
 from jaxcifar.feed import by_step, create_feed
 from jaxcifar.lock import WriterLock
 from jaxcifar.manifest import check_config, record_start
@@ -177,6 +178,8 @@ def _loop(
 
         stop = due.evaluate and _stops(config, progress)
         signalled = max(parallel.gather(signals.received))
+        if signalled:
+            kill_at("signalled")
         if save or stop or signalled:
             checkpoints.save(step, parallel.fetch(state), progress)
         if stop:
