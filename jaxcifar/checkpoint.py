@@ -236,7 +236,7 @@ class Checkpoints:
             kill_at("aside")
         if self._writes:
             for part in self._directory.glob("*.part"):
-                shutil.rmtree(part)
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
         return restored
 
     def find(self, name: str) -> int:

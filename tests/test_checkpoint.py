@@ -93,6 +93,7 @@ def test_what_a_kill_leaves_is_removed_by_the_next_writer_alone(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state(1), Progress())
     shutil.copytree(tmp_path / "1", tmp_path / "2.part")
+    (tmp_path / "run_id.part").touch()
     with Checkpoints(tmp_path, create=False) as reader:
         assert reader.restore(reader.find("latest"), create).step == 1
     assert (tmp_path / "2.part").exists()

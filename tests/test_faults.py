@@ -233,7 +233,7 @@ def test_kills_in_a_row_at_random_moments(run, unbroken, tmp_path, seed, kills):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
 def test_signals_in_each_phase(run, unbroken, tmp_path, number):
     def stops(process):
         process.send_signal(number)
@@ -275,8 +275,8 @@ def test_signals_in_each_phase(run, unbroken, tmp_path, number):
 
 @pytest.mark.slow
 def test_a_second_interrupt_ends_at_once(run, unbroken, tmp_path):
-    process = run.start("--config.model.name=resnet56", JAX_ENABLE_COMPILATION_CACHE="false")
-    wait_for(process, "images; resnet56")  # then it compiles, for a good while
+    process = run.start("--config.model.name=resnet20", JAX_ENABLE_COMPILATION_CACHE="false")
+    wait_for(process, "images; resnet20")  # then it compiles, for a good while
     for _ in range(2):
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
