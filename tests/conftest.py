@@ -58,7 +58,7 @@ def run_main(start_main):
 
     def run(*arguments: str) -> tuple[int, str, str]:
         process = start_main(*arguments)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=900)
         return process.returncode, out, err
 
     return run
