@@ -277,13 +277,14 @@ def test_signals_in_each_phase(run, unbroken, tmp_path, number):
 def test_a_second_interrupt_ends_at_once(run, unbroken, tmp_path):
     process = run.start("--config.model.name=resnet20", JAX_ENABLE_COMPILATION_CACHE="false")
     wait_for(process, "images; resnet20")  # then it compiles, for a good while
+    time.sleep(3)
     for _ in range(2):
-        time.sleep(0.5)
         process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
     started = time.monotonic()
     code, _, err = end(process)
     assert code == 130 and "stopped at once" in err
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     shutil.rmtree(tmp_path)
 
     process = run.start()
@@ -304,12 +305,14 @@ def limit_files(process, size):
 @pytest.mark.slow
 def test_a_save_without_space_stops_the_run_or_not(run, unbroken, tmp_path):
     process = run.start()
-    wait_for(process, "step 10/")
+    while saved(tmp_path) < 7:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
     limit_files(process, 20_000)
-    code, out, err = end(process)
+    code, _, err = end(process)
     assert code == 1
     assert "could not be written: File too large\nThe run has stopped." in err
-    assert saved(tmp_path) >= 7 and "step 40/" not in out
+    assert 7 <= saved(tmp_path) < STEPS
 
     process, before = run.start("--config.checkpoint.on_error=continue"), saved(tmp_path)
     wait_for(process, "going on")
