@@ -1,5 +1,6 @@
 """What the command lines share: help without imports, and errors of one screen."""
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from collections.abc import Callable
 from absl import app, flags
 
 from jaxcifar import runtime
-from jaxcifar.errors import InputError
+from jaxcifar.errors import InputError, StoppedError
 from jaxcifar.validation import check_field
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
@@ -28,6 +29,11 @@ def run(main: Callable[[], None], doc: str) -> None:
             if _DEBUG.value:
                 raise
             sys.exit(f"error: {error}")
+        except StoppedError as error:
+            print(error, file=sys.stderr, flush=True)
+            if error.at_once:
+                os._exit(error.code)
+            sys.exit(error.code)
 
     runtime.prepare()
     app.run(call, flags_parser=lambda argv: _parse(argv, doc))

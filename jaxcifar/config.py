@@ -129,6 +129,8 @@ def default() -> ConfigDict:
     config.checkpoint.every_epochs = 0.0  # the same, in epochs
     config.checkpoint.keep_every_steps = 0  # kept for good, beside latest and best; both 0: none
     config.checkpoint.keep_every_epochs = 0.0  # the same, in epochs
+    config.checkpoint.on_error = "stop"  # if one cannot be written: stop or continue the run
+    config.checkpoint.timeout_seconds = 600.0  # a write that takes longer is such an error
 
     config.log = ConfigDict()
     config.log.every_steps = 100  # a line, a CSV row and TensorBoard scalars of training

@@ -1,4 +1,4 @@
-"""The one error that is shown to a user without a traceback."""
+"""The errors that are shown to a user without a traceback."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,6 +6,19 @@ from collections.abc import Iterable
 
 class InputError(ValueError):
     """What the user gave cannot be used; the message names it and says what is allowed."""
+
+
+class StoppedError(Exception):
+    """A run ended before its last step, and may go on.
+
+    Attributes:
+      code: the exit code of the process.
+      at_once: a thread hangs, so that the process must not wait for its threads.
+    """
+
+    def __init__(self, message: str, code: int = 1, at_once: bool = False):
+        super().__init__(message)
+        self.code, self.at_once = code, at_once
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:

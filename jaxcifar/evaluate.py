@@ -15,6 +15,8 @@ from jaxcifar.config import durations, uses_device_pipeline
 from jaxcifar.data import datasets, device_pipeline
 from jaxcifar.data.batches import eval_batches
 from jaxcifar.data.datasets import Split
+from jaxcifar.errors import InputError
+from jaxcifar.failpoint import kill_at
 from jaxcifar.manifest import check_config, write_json
 from jaxcifar.steps import Program, TrainState, Variables, create_program
 from jaxcifar.validation import validate
@@ -74,6 +76,7 @@ class Evaluator:
         return totals
 
     def _total(self, variables: Variables, name: str) -> metrics.Total:
+        kill_at("evaluate")
         if self._resident:
             sums = parallel.fetch(self._eval_resident[name](variables, self._resident[name]))
             batches = [jax.tree.map(lambda x, i=i: x[i], sums) for i in range(len(sums["count"]))]
@@ -157,5 +160,10 @@ def restore(config: ConfigDict, workdir: Path) -> tuple[Program, Restored]:
     train_size = info.train_size - config.dataset.validation_size
     program = create_program(config, info, durations(config, train_size))
     with Checkpoints(workdir / "checkpoints", create=False) as checkpoints:
-        step = checkpoints.find(config.eval.checkpoint)
-        return program, checkpoints.restore(step, program.create_state)
+        while True:
+            step = checkpoints.find(config.eval.checkpoint)
+            try:
+                return program, checkpoints.restore(step, program.create_state)
+            except InputError:
+                if step in checkpoints.steps():
+                    raise  # else a trainer has just replaced it

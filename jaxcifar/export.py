@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from jaxcifar import cli
-from jaxcifar.errors import InputError
+from jaxcifar.errors import InputError, StoppedError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's.")
@@ -83,6 +83,7 @@ def read_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
     from jaxcifar.checkpoint import Checkpoints, Progress
     from jaxcifar.config import durations
     from jaxcifar.data import datasets
+    from jaxcifar.lock import WriterLock
     from jaxcifar.manifest import record_start
     from jaxcifar.steps import create_program
     from jaxcifar.torch_weights import from_torch
@@ -103,10 +104,14 @@ def read_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
         values = from_torch(arrays, {"params": state.params, "batch_stats": state.batch_stats})
     except InputError as error:
         raise InputError(f"{file} is not of this {config.model.name}: {error}") from error
-    workdir.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(directory) as checkpoints:
+    with WriterLock(workdir) as lock:
+        lock.acquire()
+        checkpoints = Checkpoints(directory)
         checkpoints.save(0, jax.device_get(state.replace(**values)), Progress())
-    record_start(workdir, config, step=0)
+        checkpoints.wait()
+        if failure := checkpoints.failure():
+            raise StoppedError(f"error: {failure}")
+        record_start(workdir, config, step=0)
     print(f"{workdir}: a run of {config.model.name} at step 0, with the weights of {file}")
 
 

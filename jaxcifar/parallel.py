@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import jax_utils
+from jax.experimental import multihost_utils
 
 from jaxcifar.errors import InputError
 
@@ -42,6 +43,13 @@ def start(distributed: bool) -> None:
             f"train.distributed = True: {error} Start under a scheduler that jax.distributed "
             "knows, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."
         ) from error
+
+
+def gather(number: int) -> list[int]:
+    """Returns the number that each process gives; all of them must call this together."""
+    if jax.process_count() == 1:
+        return [number]
+    return [int(given) for given in multihost_utils.process_allgather(np.int64(number))]
 
 
 def check_batch_size(field: str, batch_size: int) -> None:

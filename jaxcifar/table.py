@@ -1,9 +1,13 @@
 """CSV files that a run adds to and a resumed run goes on with."""
 
 import csv
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from jaxcifar.errors import StoppedError
+from jaxcifar.failpoint import kill_at
 
 
 class Table:
@@ -17,7 +21,7 @@ class Table:
           columns: their names.
           first_step: the step that the run goes on from; later rows will be written again.
         """
-        columns, kept = list(columns), []
+        self._path, self._columns, kept = path, list(columns), []
         if path.exists():
             # A kill may have cut the last line short, in any column.
             lines = path.read_text().splitlines(keepends=True)
@@ -25,17 +29,30 @@ class Table:
             kept = [row for row in csv.DictReader(whole) if int(row["step"]) <= first_step]
         part = path.with_name(path.name + ".part")
         with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
+            writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(kept)
         part.replace(path)
-        self._file = path.open("a", newline="")
-        self._writer = csv.DictWriter(self._file, columns)
+        self._file = path.open("ab", buffering=0)
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Appends rows, and hands them to the operating system."""
-        self._writer.writerows(rows)
-        self._file.flush()
+        """Appends rows, and hands them to the operating system.
+
+        Raises:
+          StoppedError: if they cannot be written.
+        """
+        text = io.StringIO(newline="")
+        csv.DictWriter(text, self._columns).writerows(rows)
+        data = text.getvalue().encode()
+        kill_at("row", before=lambda: self._file.write(data[: len(data) // 2]))
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            raise StoppedError(
+                f"{self._path}: a row could not be written: {error.strerror}. The same command "
+                "goes on from the last checkpoint."
+            ) from error
 
     def close(self) -> None:
         """Closes the file."""

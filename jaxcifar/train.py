@@ -1,6 +1,7 @@
 """The training loop, to be read from top to bottom."""
 
 import dataclasses
+import signal
 from pathlib import Path
 
 import jax
@@ -12,10 +13,14 @@ from jaxcifar.checkpoint import Checkpoints, Progress, Restored
 from jaxcifar.config import Durations, durations
 from jaxcifar.data import datasets
 from jaxcifar.data.datasets import Split
+from jaxcifar.errors import StoppedError
 from jaxcifar.evaluate import Evaluator, Results
+from jaxcifar.failpoint import kill_at
 from jaxcifar.feed import by_step, create_feed
+from jaxcifar.lock import WriterLock
 from jaxcifar.manifest import check_config, record_start
 from jaxcifar.steps import Program, TrainState, create_program
+from jaxcifar.stopping import Signals
 from jaxcifar.validation import validate
 from jaxcifar.writers import Throughput, Writers, describe
 
@@ -35,12 +40,20 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
       The metrics of each split but the training split at the last step.
 
     Raises:
-      InputError: if the config cannot be meant, is not that of the run, or has no data.
+      InputError: if the config cannot be meant, is not that of the run, or has no data; or another
+        process trains in the workdir.
+      StoppedError: after SIGTERM or SIGINT, once the state is saved; or if it cannot be saved.
     """
     validate(config)
     if not accept_config_change:
         check_config(workdir, config)
     parallel.start(config.train.distributed)
+    is_writer = not config.train.distributed or jax.process_index() == 0
+    with WriterLock(workdir, active=is_writer) as lock, Signals() as signals:
+        return _train(config, workdir, lock, signals)
+
+
+def _train(config: ConfigDict, workdir: Path, lock: WriterLock, signals: Signals) -> Results:
     parallel.check_batch_size("train.batch_size", config.train.batch_size)
     parallel.check_batch_size(
         "train.batch_size / train.accumulation_steps",
@@ -53,8 +66,12 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
     length = durations(config, splits["train"].size)
     program = create_program(config, info, length)
 
-    workdir.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(workdir / "checkpoints", keep_every=length.keep_every) as checkpoints:
+    lock.acquire()
+    with Checkpoints(
+        workdir / "checkpoints",
+        keep_every=length.keep_every,
+        timeout=config.checkpoint.timeout_seconds,
+    ) as checkpoints:
         start = checkpoints.restore_latest(program.create_state)
         if is_first_process:
             overview = parameter_overview.get_parameter_overview(start.state.params)
@@ -75,12 +92,14 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
                 writers.line(f"CPU settings: {' '.join(settings)} (JAXCIFAR_CPU_SETTINGS=0: off)")
             if start.step:
                 writers.line(f"going on from step {start.step:,}, saved in {workdir}")
-            results = _loop(config, length, program, splits, start, checkpoints, writers)
+            results = _loop(config, length, program, splits, start, checkpoints, writers, signals)
             for name, scalars in results.items():
                 writers.line(f"done: {name} {describe(scalars)}")
             writers.line(f"{workdir} has checkpoints/, metrics.csv, parameters.txt, manifest.json")
             if config.log.tensorboard:
                 writers.line(f"curves: tensorboard --logdir {workdir}")
+            checkpoints.wait()
+            _report_failure(checkpoints, writers, stop=True)
     return results
 
 
@@ -92,6 +111,7 @@ def _loop(
     start: Restored,
     checkpoints: Checkpoints,
     writers: Writers,
+    signals: Signals,
 ) -> Results:
     feed = create_feed(
         config,
@@ -107,6 +127,8 @@ def _loop(
     if _stops(config, progress):
         writers.line(f"stopped early before step {start.step:,}")
         return evaluator(state)
+    if signalled := max(parallel.gather(signals.received)):
+        raise _stopped_by(signalled, step, length.num_steps)
 
     for call in feed.calls:
         state, sums, layers = feed.train_call(state, *call.arguments)
@@ -114,10 +136,13 @@ def _loop(
         in_flight.append(sums)
         throughput.add(call.steps * config.train.batch_size)
         writers.step(step)
+        _report_failure(checkpoints, writers, stop=config.checkpoint.on_error == "stop")
 
         due = length.due(step)
         compiled = step == start.step + 1
-        if not (compiled or any(due)):
+        # Several processes stop together, where all of them come by.
+        signalled = signals.received and jax.process_count() == 1
+        if not (compiled or any(due) or signalled):
             continue
         for sums in parallel.fetch(in_flight):
             progress = progress.add(by_step(sums))
@@ -152,7 +177,10 @@ def _loop(
                 save = save or progress.best_step == step
 
         stop = due.evaluate and _stops(config, progress)
-        if save or stop:
+        signalled = max(parallel.gather(signals.received))
+        if signalled:
+            kill_at("signalled")
+        if save or stop or signalled:
             checkpoints.save(step, parallel.fetch(state), progress)
         if stop:
             writers.line(
@@ -161,6 +189,10 @@ def _loop(
                 f"{progress.best_step:,}"
             )
             break
+        if signalled and step < length.num_steps:
+            checkpoints.wait()
+            _report_failure(checkpoints, writers, stop=True)
+            raise _stopped_by(signalled, step, length.num_steps)
         throughput.start()
 
     return results if start.step < length.num_steps else evaluator(state)
@@ -169,6 +201,31 @@ def _loop(
 def _stops(config: ConfigDict, progress: Progress) -> bool:
     patience = config.train.early_stopping_patience
     return patience > 0 and progress.stale_evaluations >= patience
+
+
+def _report_failure(checkpoints: Checkpoints, writers: Writers, *, stop: bool) -> None:
+    """Says what is newly known to have gone wrong with a save, and stops the run if that is asked.
+
+    Raises:
+      StoppedError: to stop it.
+    """
+    while failure := checkpoints.failure():
+        if stop:
+            raise StoppedError(
+                f"error: {failure}\nThe run has stopped. Once that is mended, the same command "
+                "goes on from the last whole checkpoint.",
+                at_once=checkpoints.stalled,
+            )
+        writers.line(f"warning: {failure}")
+
+
+def _stopped_by(number: int, step: int, num_steps: int) -> StoppedError:
+    """What ends a run after a signal, once the state is saved."""
+    return StoppedError(
+        f"stopped by {signal.Signals(number).name} at step {step:,} of {num_steps:,}; the same "
+        f"command goes on from there",
+        code=128 + number,
+    )
 
 
 def _headline(

@@ -209,6 +209,8 @@ _ALLOWED: dict[str, _Rule] = {
     "checkpoint.every_epochs": _at_least(0),
     "checkpoint.keep_every_steps": _at_least(0),
     "checkpoint.keep_every_epochs": _at_least(0),
+    "checkpoint.on_error": _one_of("stop", "continue"),
+    "checkpoint.timeout_seconds": _above(0),
     "log.every_steps": _at_least(1),
     "log.layers_every_steps": _at_least(0),
 }

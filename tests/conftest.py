@@ -31,7 +31,7 @@ def cifar_archives() -> Path:
     return Path(path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def start_main():
     """Starts `python -m jaxcifar.main` in a process of its own, on one device.
 
@@ -52,13 +52,13 @@ def start_main():
     return start
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_main(start_main):
     """Runs `python -m jaxcifar.main` to its end; returns exit code, stdout and stderr."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         process = start_main(*arguments)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=900)
         return process.returncode, out, err
 
     return run
