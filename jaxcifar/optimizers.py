@@ -42,6 +42,9 @@ def _is_kernel(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
+_LEAST_SCALE = 1.0
+
+
 @struct.dataclass
 class LossScale:
     """What a float16 loss is multiplied by, so that small gradients do not become zero.
@@ -63,12 +66,16 @@ class LossScale:
         """Returns PyTorch's first scale, 65,536."""
         return cls(jnp.float32(2.0**16), jnp.int32(0))
 
+    def can_shrink(self) -> jax.Array:
+        """Returns whether gradients that are not finite may be for too large a scale, a bool."""
+        return self.scale > _LEAST_SCALE
+
     def update(self, finite: jax.Array) -> "LossScale":
         """Returns the next scale, after an update whose gradients were all finite or not."""
         grows = finite & (self.finite_steps + 1 == 2000)
         factor = jnp.where(finite, jnp.where(grows, 2.0, 1.0), 0.5)
         return LossScale(
-            scale=jnp.maximum(self.scale * factor, 1.0),
+            scale=jnp.maximum(self.scale * factor, _LEAST_SCALE),
             finite_steps=jnp.where(finite & ~grows, self.finite_steps + 1, 0),
         )
 

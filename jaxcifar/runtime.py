@@ -28,6 +28,7 @@ from types import ModuleType
 
 _XLA_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _XLA_SETTING = f"{_XLA_FLAG}=+ELTWISE,-INDIVIDUAL_CONVOLUTION"
+_DETERMINISTIC = "--xla_gpu_deterministic_ops"
 _TUNABLE = "glibc.malloc.hugetlb"
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
@@ -67,6 +68,15 @@ def cpu_settings(environ: Mapping[str, str]) -> dict[str, str]:
     ):
         settings["GLIBC_TUNABLES"] = f"{tunables}:{_TUNABLE}=1".lstrip(":")
     return settings
+
+
+def make_deterministic() -> None:
+    """Has XLA use only operations on a GPU that give the same bits each time, and no autotuning.
+
+    Call it before JAX has looked for its devices, which is when XLA reads its flags.
+    """
+    if _DETERMINISTIC not in (flags := os.environ.get("XLA_FLAGS", "")):
+        os.environ["XLA_FLAGS"] = f"{flags} {_DETERMINISTIC}=true".strip()
 
 
 def in_effect() -> list[str]:

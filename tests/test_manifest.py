@@ -6,6 +6,8 @@ from jaxcifar.config import default
 from jaxcifar.errors import InputError
 from jaxcifar.manifest import check_config, record_start, write_json
 
+DATA = {"train": "1234", "test": "5678"}
+
 
 @pytest.fixture
 def config():
@@ -20,12 +22,12 @@ def test_a_new_workdir_fits_any_config(config, tmp_path):
 
 
 def test_the_same_config_may_go_on(config, tmp_path):
-    record_start(tmp_path, config, 0)
+    record_start(tmp_path, config, 0, DATA)
     check_config(tmp_path, config)
 
 
 def test_another_config_is_shown_and_refused(config, tmp_path):
-    record_start(tmp_path, config, 0)
+    record_start(tmp_path, config, 0, DATA)
     config.optimizer.learning_rate = 0.05
     config.schedule.milestones_steps = (50, 80)
     with pytest.raises(InputError) as caught:
@@ -39,7 +41,7 @@ def test_another_config_is_shown_and_refused(config, tmp_path):
 
 
 def test_where_and_how_often_may_change(config, tmp_path):
-    record_start(tmp_path, config, 0)
+    record_start(tmp_path, config, 0, DATA)
     config.dataset.data_dir = "elsewhere"
     config.log.every_steps = 7
     config.eval.batch_size = 10
@@ -48,9 +50,9 @@ def test_where_and_how_often_may_change(config, tmp_path):
 
 
 def test_each_start_is_recorded(config, tmp_path):
-    record_start(tmp_path, config, 0)
+    record_start(tmp_path, config, 0, DATA)
     config.optimizer.learning_rate = 0.05
-    record_start(tmp_path, config, 40)
+    record_start(tmp_path, config, 40, DATA)
     run = json.loads((tmp_path / "manifest.json").read_text())
     assert run["config"]["optimizer"]["learning_rate"] == 0.05
     assert [start["step"] for start in run["starts"]] == [0, 40]
