@@ -91,7 +91,20 @@ def record_start(
     """
     run = read(workdir)
     run.pop("end", None)
-    start = {
+    changes = [{"step": step, **change} for change in _changes(workdir, config)]
+    run |= {
+        "config": _plain(config),
+        "seed": config.train.seed,
+        "data": fingerprints,
+        "config_changes": [*run.get("config_changes", ()), *changes],
+        "starts": [*run.get("starts", ()), describe_start(step)],
+    }
+    write_json(workdir / _FILE, run)
+
+
+def describe_start(step: int) -> dict[str, Any]:
+    """Returns the command, software and hardware of a start that goes on from a step."""
+    return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "step": step,
         "command": sys.argv,
@@ -108,15 +121,6 @@ def record_start(
             name: os.environ[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if name in os.environ
         },
     }
-    changes = [{"step": step, **change} for change in _changes(workdir, config)]
-    run |= {
-        "config": _plain(config),
-        "seed": config.train.seed,
-        "data": fingerprints,
-        "config_changes": [*run.get("config_changes", ()), *changes],
-        "starts": [*run.get("starts", ()), start],
-    }
-    write_json(workdir / _FILE, run)
 
 
 def record_end(workdir: Path, step: int, state: Any, metrics: dict[str, dict[str, float]]) -> None:

@@ -28,14 +28,25 @@ def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """
     mask = _is_kernel if config.weight_decay_on == "kernels" else None
     decay = optax.add_decayed_weights(config.weight_decay, mask=mask)
-    clip = [optax.clip_by_global_norm(config.clip_global_norm)] * bool(config.clip_global_norm)
+    trace = optax.trace(config.momentum, config.nesterov)
     if config.name == "adamw":
         adam = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
-        return optax.chain(*clip, adam, decay)
-    trace = optax.trace(config.momentum, config.nesterov)
-    if config.name == "sgdw":
-        return optax.chain(*clip, trace, decay)
-    return optax.chain(*clip, decay, trace)
+        optimizer = optax.chain(adam, decay)
+    else:
+        optimizer = optax.chain(*((trace, decay) if config.name == "sgdw" else (decay, trace)))
+    return _clipped(optimizer, config.clip_global_norm) if config.clip_global_norm else optimizer
+
+
+def _clipped(optimizer: optax.GradientTransformation, norm: float) -> optax.GradientTransformation:
+    """An optimizer of gradients that are clipped first."""
+    # The state is the optimizer's own, so that a run can begin or cease to clip.
+    clip = optax.clip_by_global_norm(norm)
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        gradients, _ = clip.update(gradients, clip.init(params))
+        return optimizer.update(gradients, state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 def _is_kernel(params: Any) -> Any:
