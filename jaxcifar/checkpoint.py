@@ -41,6 +41,7 @@ class Progress:
       best_score: its score, of which more is better; None before there is one.
       reference_score: the last score that was an improvement for early stopping.
       stale_evaluations: those in a row since then that were none.
+      skipped_steps: the updates that were left out, as they were not finite.
     """
 
     train_sums: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -48,10 +49,23 @@ class Progress:
     best_score: float | None = None
     reference_score: float | None = None
     stale_evaluations: int = 0
+    skipped_steps: int = 0
 
     def add(self, sums: Sequence[Mapping[str, np.ndarray]]) -> "Progress":
-        """Returns a progress whose `train_sums` have those of more steps added, one by one."""
-        return dataclasses.replace(self, train_sums=reduce(metrics.add, sums, self.train_sums))
+        """Returns a progress whose `train_sums` have those of more steps added, one by one.
+
+        Those of a step whose loss is not finite stay out. The steps' `nonfinite` is counted apart.
+        """
+        counted = [
+            {name: value for name, value in step.items() if name != "nonfinite"}
+            for step in sums
+            if np.isfinite(step["loss"])
+        ]
+        return dataclasses.replace(
+            self,
+            train_sums=reduce(metrics.add, counted, self.train_sums),
+            skipped_steps=self.skipped_steps + sum(int(step["nonfinite"]) for step in sums),
+        )
 
     def evaluated(self, step: int, score: float, min_delta: float) -> "Progress":
         """Returns the progress after an evaluation on the validation split.

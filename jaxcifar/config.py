@@ -112,6 +112,12 @@ def default() -> ConfigDict:
     config.train.ema_decay = 0.0  # of a moving average of the weights, evaluated too; 0: off
     config.train.early_stopping_patience = 0  # evaluations without improvement; 0: off
     config.train.early_stopping_min_delta = 0.0  # what counts as one
+    config.train.on_nonfinite = "stop"  # what NaN or infinity in a step leads to: stop, skip (the
+    # step's update is left out) or rollback (to the last checkpoint, with a lower learning rate)
+    config.train.nonfinite_limit = 10  # skip: steps, rollback: returns, after which the run stops
+    config.train.rollback_factor = 0.5  # rollback: what each return multiplies learning_rate by
+    config.train.deterministic = False  # on a GPU: only operations that give the same bits each
+    # time, and no autotuning; what that costs has not been measured here
     config.train.seed = 0  # initialisation, order of the data, augmentation
     config.train.distributed = False  # several processes, found by jax.distributed.initialize()
 
@@ -139,6 +145,54 @@ def default() -> ConfigDict:
     config.log.tensorboard = True  # event files; needs TensorFlow
 
     return config.lock()
+
+
+# Whether a field may differ when a run goes on: "identity" never, "changeable" by a flag, and then
+# the manifest tells, "free" at any time.
+_RESUME = {
+    # Without these the saved state is of another shape or means something else: the network and its
+    # arrays, the images held out, and what the step number says of the images that have been seen.
+    "identity": """
+        dataset.name dataset.pipeline dataset.labels dataset.validation_size dataset.validation_seed
+        model.name model.shortcut model.stem model.depth model.preactivation model.norm
+        model.zero_init_residual model.ternary model.ternary_scale model.block_layers
+        model.growth_rate
+        optimizer.name optimizer.weight_decay_on
+        train.batch_size train.precision train.ema_decay train.seed
+        eval.best_metric
+    """,
+    # The state goes on, but the run is no longer what its config says.
+    "changeable": """
+        dataset.image_size dataset.on_bad_image
+        augment.crop_padding augment.crop_area augment.horizontal_flip augment.alternating_flip
+        augment.policy augment.num_ops augment.magnitude augment.groups augment.fill
+        augment.cutout_size augment.erasing_probability augment.mixup_alpha augment.cutmix_alpha
+        augment.mix_probability augment.cutmix_share
+        model.stochastic_depth model.dropout_rate model.recompute model.sync_batch_norm
+        optimizer.learning_rate optimizer.learning_rate_batch_size optimizer.momentum
+        optimizer.nesterov optimizer.beta1 optimizer.beta2 optimizer.epsilon optimizer.weight_decay
+        optimizer.clip_global_norm
+        schedule.name schedule.every_steps schedule.every_epochs schedule.milestones_steps
+        schedule.milestones_epochs schedule.gamma schedule.cycle_steps schedule.cycle_epochs
+        schedule.cycle_factor schedule.initial_learning_rate schedule.final_learning_rate
+        schedule.rise schedule.restart_steps schedule.restart_epochs schedule.warmup_steps
+        schedule.warmup_epochs schedule.warmup_learning_rate schedule.warmup_shape
+        train.num_steps train.num_epochs train.accumulation_steps train.label_smoothing
+        train.early_stopping_patience train.early_stopping_min_delta
+        train.on_nonfinite train.nonfinite_limit train.rollback_factor train.deterministic
+    """,
+    # Where things are (the images themselves are compared), how the work is divided into calls and
+    # processes, and how often the run looks at itself, writes and keeps.
+    "free": """
+        dataset.data_dir train.steps_per_call train.distributed
+        eval.batch_size eval.every_steps eval.every_epochs eval.test_time_flip eval.test_time_shift
+        eval.checkpoint
+        checkpoint.every_steps checkpoint.every_epochs checkpoint.keep_every_steps
+        checkpoint.keep_every_epochs
+        log.every_steps log.layers_every_steps log.histograms log.tensorboard
+    """,
+}
+RESUME = {field: kind for kind, fields in _RESUME.items() for field in fields.split()}
 
 
 def form(config: ConfigDict, argument: str) -> ConfigDict:

@@ -46,8 +46,7 @@ def _squares(tree: Any) -> dict[str, jax.Array]:
     """The sums of squares of each layer, and of all."""
     squares = {ALL: jnp.zeros(())}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        # A parameter of the network itself is a layer of its own.
-        layer = _name(path[:-1]) or _name(path)
+        layer = layer_of(path)
         square = jnp.sum(jnp.square(leaf.astype(jnp.float32)))
         squares[layer] = squares.get(layer, 0) + square
         squares[ALL] += square
@@ -64,6 +63,12 @@ def _statistics(
         "weight_norm": jnp.sqrt(weights),
         "update_ratio": jnp.sqrt(updates) / jnp.sqrt(over),
     }
+
+
+def layer_of(path: tuple[Any, ...]) -> str:
+    """Returns the name of the layer that owns the parameter at a path of the tree."""
+    # A parameter of the network itself is a layer of its own.
+    return _name(path[:-1]) or _name(path)
 
 
 def _name(path: tuple[Any, ...]) -> str:
@@ -112,14 +117,14 @@ def troubled_layers(
         ],
     }
     return [
-        f"{trouble} in {len(names)} of {len(layers)} layers: {_first(names)}"
+        f"{trouble} in {len(names)} of {len(layers)} layers: {first(names)}"
         for trouble, names in found.items()
         if names
     ]
 
 
-def _first(names: list[str], count: int = 3) -> str:
-    """The first names in the order of their numbers, block2 before block10."""
+def first(names: list[str], count: int = 3) -> str:
+    """Returns the first names in the order of their numbers, block2 before block10."""
     # Split at numbers, every other part is one.
     ordered = sorted(
         names, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name)]

@@ -28,18 +28,32 @@ def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """
     mask = _is_kernel if config.weight_decay_on == "kernels" else None
     decay = optax.add_decayed_weights(config.weight_decay, mask=mask)
-    clip = [optax.clip_by_global_norm(config.clip_global_norm)] * bool(config.clip_global_norm)
+    trace = optax.trace(config.momentum, config.nesterov)
     if config.name == "adamw":
         adam = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
-        return optax.chain(*clip, adam, decay)
-    trace = optax.trace(config.momentum, config.nesterov)
-    if config.name == "sgdw":
-        return optax.chain(*clip, trace, decay)
-    return optax.chain(*clip, decay, trace)
+        optimizer = optax.chain(adam, decay)
+    else:
+        optimizer = optax.chain(*((trace, decay) if config.name == "sgdw" else (decay, trace)))
+    return _clipped(optimizer, config.clip_global_norm) if config.clip_global_norm else optimizer
+
+
+def _clipped(optimizer: optax.GradientTransformation, norm: float) -> optax.GradientTransformation:
+    """An optimizer of gradients that are clipped first."""
+    # The state is the optimizer's own, so that a run can begin or cease to clip.
+    clip = optax.clip_by_global_norm(norm)
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        gradients, _ = clip.update(gradients, clip.init(params))
+        return optimizer.update(gradients, state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 def _is_kernel(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+_LEAST_SCALE = 1.0
 
 
 @struct.dataclass
@@ -63,12 +77,16 @@ class LossScale:
         """Returns PyTorch's first scale, 65,536."""
         return cls(jnp.float32(2.0**16), jnp.int32(0))
 
+    def can_shrink(self) -> jax.Array:
+        """Returns whether gradients that are not finite may be for too large a scale, a bool."""
+        return self.scale > _LEAST_SCALE
+
     def update(self, finite: jax.Array) -> "LossScale":
         """Returns the next scale, after an update whose gradients were all finite or not."""
         grows = finite & (self.finite_steps + 1 == 2000)
         factor = jnp.where(finite, jnp.where(grows, 2.0, 1.0), 0.5)
         return LossScale(
-            scale=jnp.maximum(self.scale * factor, 1.0),
+            scale=jnp.maximum(self.scale * factor, _LEAST_SCALE),
             finite_steps=jnp.where(finite & ~grows, self.finite_steps + 1, 0),
         )
 

@@ -33,6 +33,7 @@ _MALLOC = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.arena_max=1:"
     f"glibc.malloc.trim_threshold={2**40}"
 )
+_DETERMINISTIC = "--xla_gpu_deterministic_ops"
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
 
@@ -71,6 +72,15 @@ def cpu_settings(environ: Mapping[str, str]) -> dict[str, str]:
     ):
         settings["GLIBC_TUNABLES"] = f"{tunables}:{_MALLOC}".lstrip(":")
     return settings
+
+
+def make_deterministic() -> None:
+    """Has XLA use only operations on a GPU that give the same bits each time, and no autotuning.
+
+    Call it before JAX has looked for its devices, which is when XLA reads its flags.
+    """
+    if _DETERMINISTIC not in (flags := os.environ.get("XLA_FLAGS", "")):
+        os.environ["XLA_FLAGS"] = f"{flags} {_DETERMINISTIC}=true".strip()
 
 
 def in_effect() -> list[str]:

@@ -1,5 +1,7 @@
 """Learning rate schedules: functions of the step, from optax's pieces."""
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -54,6 +56,21 @@ def create_schedule(config: ConfigDict, durations: Durations) -> optax.Schedule:
     if durations.length < durations.num_steps:
         return lambda step: base(step % durations.length)
     return base
+
+
+def lowered(base: optax.Schedule, factors: Iterable[tuple[int, float]]) -> optax.Schedule:
+    """Returns a schedule times, from each pair's step on, the pair's factor."""
+    factors = tuple(factors)
+    if not factors:
+        return base
+
+    def rate(step: jax.Array) -> jax.Array:
+        value = base(step)
+        for first, factor in factors:
+            value = jnp.where(step >= first, value * factor, value)
+        return value
+
+    return rate
 
 
 def _cosine(start: float, end: float, steps: float) -> optax.Schedule:

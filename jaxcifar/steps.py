@@ -6,7 +6,7 @@ axis themselves; `parallel` maps them.
 
 import dataclasses
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from jaxcifar.metrics import Sums, batch_sums, evaluation_sums
 from jaxcifar.models import ternary
 from jaxcifar.optimizers import LossScale, all_finite, create_optimizer
 from jaxcifar.parallel import AXIS
-from jaxcifar.schedules import create_schedule
+from jaxcifar.schedules import create_schedule, lowered
 from jaxcifar.tta import averaged_logits
 
 Batch = dict[str, jax.Array]
@@ -81,11 +81,23 @@ class Program:
     loss_scale: bool
 
 
-def create_program(config: ConfigDict, info: DatasetInfo, durations: Durations) -> Program:
-    """Builds the model, the optimizer and the steps that a validated config describes."""
+def create_program(
+    config: ConfigDict,
+    info: DatasetInfo,
+    durations: Durations,
+    rate_factors: Iterable[tuple[int, float]] = (),
+) -> Program:
+    """Builds the model, the optimizer and the steps that a validated config describes.
+
+    Args:
+      config: see `config.default`.
+      info: of its data set.
+      durations: of the run.
+      rate_factors: (step, factor) pairs, see `schedules.lowered`.
+    """
     model = models.from_config(config, info.num_classes, AXIS)
     optimizer = create_optimizer(config.optimizer)
-    learning_rate = create_schedule(config, durations)
+    learning_rate = lowered(create_schedule(config, durations), rate_factors)
     return Program(
         create_state=partial(
             create_state,
@@ -104,6 +116,7 @@ def create_program(config: ConfigDict, info: DatasetInfo, durations: Durations) 
             augment=create_augment(config, info),
             accumulation_steps=config.train.accumulation_steps,
             ema_decay=config.train.ema_decay,
+            skip_nonfinite=config.train.on_nonfinite == "skip",
             watch=config.log.layers_every_steps > 0,
             watch_gradients=config.log.histograms,
             seed=config.train.seed,
@@ -166,6 +179,7 @@ def train_step(
     axis_name: str,
     accumulation_steps: int = 1,
     ema_decay: float = 0.0,
+    skip_nonfinite: bool = False,
     watch: bool = False,
     watch_gradients: bool = False,
 ) -> tuple[TrainState, Sums, dict[str, Any]]:
@@ -182,12 +196,15 @@ def train_step(
       accumulation_steps: parts into which the share is divided; their gradients are added up, and
         each normalises by its own batch statistics.
       ema_decay: of the moving average; see `_moving_average`.
+      skip_nonfinite: whether an update with numbers that are not finite is left out as a whole.
       watch: whether to return what the layers did.
       watch_gradients: whether to return the gradients with it.
 
     Returns:
       The next state, the same on all devices; the metric sums over the whole batch, of the
-      predictions made before the update; and, if watched, `layer_statistics` and `gradients`.
+      predictions made before the update, and beside them `nonfinite`, float32: 1 if the loss or the
+      updated state held a number that is not finite, else 0, as where a loss scale that can still
+      be halved left the update out; and, if watched, `layer_statistics` and `gradients`.
     """
     device = lax.axis_index(axis_name)
     key = augment_key(seed, state.step)
@@ -225,12 +242,18 @@ def train_step(
     updates = jax.tree.map(lambda update: -rate * update, updates)
     params = optax.apply_updates(state.params, updates)
     new = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
-    if state.loss_scale is not None:
-        finite = all_finite(grads)
-        new = jax.tree.map(partial(jnp.where, finite), new, state)
-        new = new.replace(loss_scale=state.loss_scale.update(finite))
     if state.ema:
         new = new.replace(ema=_moving_average(state.ema, new.variables(), state.step, ema_decay))
+    # A gradient that is not finite makes the optimizer's state or the parameters so.
+    finite = all_finite((sums["loss"], new))
+    overflow = jnp.bool_(False)
+    if skip_nonfinite or state.loss_scale is not None:
+        new = jax.tree.map(partial(jnp.where, finite), new, state)
+    if state.loss_scale is not None:
+        finite_grads = all_finite(grads)
+        overflow = ~finite_grads & state.loss_scale.can_shrink()
+        new = new.replace(loss_scale=state.loss_scale.update(finite_grads))
+    sums["nonfinite"] = (~finite & ~overflow).astype(jnp.float32)
     layers = {}
     if watch:
         layers["statistics"] = layer_statistics(state.params, grads, updates)

@@ -8,7 +8,7 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from jaxcifar import metrics, parallel, runtime
+from jaxcifar import metrics, nonfinite, parallel, runtime
 from jaxcifar.checkpoint import Checkpoints, Progress, Restored
 from jaxcifar.config import Durations, durations
 from jaxcifar.data import datasets
@@ -18,7 +18,8 @@ from jaxcifar.evaluate import Evaluator, Results
 from jaxcifar.failpoint import kill_at
 from jaxcifar.feed import by_step, create_feed
 from jaxcifar.lock import WriterLock
-from jaxcifar.manifest import check_config, record_start
+from jaxcifar.manifest import check_config, check_data, record_end, record_start
+from jaxcifar.nonfinite import NonFinite
 from jaxcifar.steps import Program, TrainState, create_program
 from jaxcifar.stopping import Signals
 from jaxcifar.validation import validate
@@ -40,13 +41,15 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
       The metrics of each split but the training split at the last step.
 
     Raises:
-      InputError: if the config cannot be meant, is not that of the run, or has no data; or another
-        process trains in the workdir.
+      InputError: if the config cannot be meant, is not that of the run, or has no data or others
+        than the run; or another process trains in the workdir; a `NonFinite`, if numbers of a step
+        are not finite, as `train.on_nonfinite` says.
       StoppedError: after SIGTERM or SIGINT, once the state is saved; or if it cannot be saved.
     """
     validate(config)
-    if not accept_config_change:
-        check_config(workdir, config)
+    check_config(workdir, config, accept=accept_config_change)
+    if config.train.deterministic:
+        runtime.make_deterministic()
     parallel.start(config.train.distributed)
     is_writer = not config.train.distributed or jax.process_index() == 0
     with WriterLock(workdir, active=is_writer) as lock, Signals() as signals:
@@ -59,14 +62,40 @@ def _train(config: ConfigDict, workdir: Path, lock: WriterLock, signals: Signals
         "train.batch_size / train.accumulation_steps",
         config.train.batch_size // config.train.accumulation_steps,
     )
-    is_first_process = jax.process_index() == 0
 
     info = datasets.info(config.dataset)
     splits = datasets.load(config.dataset)
+    fingerprints = datasets.fingerprints(splits)
+    check_data(workdir, fingerprints)
     length = durations(config, splits["train"].size)
-    program = create_program(config, info, length)
-
     lock.acquire()
+    factors = nonfinite.rate_factors(workdir)
+    while True:
+        program = create_program(config, info, length, factors)
+        try:
+            results, step, state = _run(
+                config, workdir, splits, fingerprints, length, program, signals
+            )
+            break
+        except NonFinite as error:
+            factors = nonfinite.roll_back(config, workdir, factors, error)
+    # The run's checkpoints are closed, and so all on the disk.
+    if jax.process_index() == 0:
+        record_end(workdir, step, state, results)
+    return results
+
+
+def _run(
+    config: ConfigDict,
+    workdir: Path,
+    splits: dict[str, Split],
+    fingerprints: dict[str, str],
+    length: Durations,
+    program: Program,
+    signals: Signals,
+) -> tuple[Results, int, TrainState]:
+    """Trains from the last checkpoint; returns what `_loop` does."""
+    is_first_process = jax.process_index() == 0
     with Checkpoints(
         workdir / "checkpoints",
         keep_every=length.keep_every,
@@ -76,7 +105,7 @@ def _train(config: ConfigDict, workdir: Path, lock: WriterLock, signals: Signals
         if is_first_process:
             overview = parameter_overview.get_parameter_overview(start.state.params)
             (workdir / "parameters.txt").write_text(overview + "\n")
-            record_start(workdir, config, start.step)
+            record_start(workdir, config, start.step, fingerprints)
         with Writers(
             workdir,
             first_step=start.step,
@@ -92,7 +121,9 @@ def _train(config: ConfigDict, workdir: Path, lock: WriterLock, signals: Signals
                 writers.line(f"CPU settings: {' '.join(settings)} (JAXCIFAR_CPU_SETTINGS=0: off)")
             if start.step:
                 writers.line(f"going on from step {start.step:,}, saved in {workdir}")
-            results = _loop(config, length, program, splits, start, checkpoints, writers, signals)
+            results, step, state = _loop(
+                config, length, program, splits, start, checkpoints, writers, signals
+            )
             for name, scalars in results.items():
                 writers.line(f"done: {name} {describe(scalars)}")
             writers.line(f"{workdir} has checkpoints/, metrics.csv, parameters.txt, manifest.json")
@@ -100,7 +131,7 @@ def _train(config: ConfigDict, workdir: Path, lock: WriterLock, signals: Signals
                 writers.line(f"curves: tensorboard --logdir {workdir}")
             checkpoints.wait()
             _report_failure(checkpoints, writers, stop=True)
-    return results
+    return results, step, state
 
 
 def _loop(
@@ -112,7 +143,8 @@ def _loop(
     checkpoints: Checkpoints,
     writers: Writers,
     signals: Signals,
-) -> Results:
+) -> tuple[Results, int, TrainState]:
+    """Trains to the end; returns the metrics, the last step and the state, fetched."""
     feed = create_feed(
         config,
         program,
@@ -123,17 +155,17 @@ def _loop(
     )
     evaluator = Evaluator(config, program, splits)
     state, progress = parallel.replicate(start.state), start.progress
-    step, in_flight, throughput = start.step, [], Throughput()
+    step, saved, in_flight, throughput = start.step, start.step, [], Throughput()
     if _stops(config, progress):
         writers.line(f"stopped early before step {start.step:,}")
-        return evaluator(state)
+        return evaluator(state), step, start.state
     if signalled := max(parallel.gather(signals.received)):
         raise _stopped_by(signalled, step, length.num_steps)
 
     for call in feed.calls:
         state, sums, layers = feed.train_call(state, *call.arguments)
+        in_flight.append((step, sums))
         step += call.steps
-        in_flight.append(sums)
         throughput.add(call.steps * config.train.batch_size)
         writers.step(step)
         _report_failure(checkpoints, writers, stop=config.checkpoint.on_error == "stop")
@@ -144,16 +176,20 @@ def _loop(
         signalled = signals.received and jax.process_count() == 1
         if not (compiled or any(due) or signalled):
             continue
-        for sums in parallel.fetch(in_flight):
-            progress = progress.add(by_step(sums))
+        for first_step, sums in in_flight:
+            done = by_step(parallel.fetch(sums))
+            nonfinite.check_steps(config, first_step, done, progress.skipped_steps, saved, state)
+            progress = progress.add(done)
         throughput.stop()
         in_flight, save = [], due.save
 
         if due.log:
-            scalars = metrics.summarize(progress.train_sums)
+            scalars = metrics.summarize(progress.train_sums) if progress.train_sums else {}
             scalars["learning_rate"] = float(program.learning_rate(step - 1))
             if program.loss_scale:
                 scalars["loss_scale"] = float(parallel.fetch(state.loss_scale.scale))
+            if config.train.on_nonfinite == "skip":
+                scalars["skipped_steps"] = progress.skipped_steps
             seconds_left = None
             if rate := throughput.rate():
                 scalars["images_per_second"] = rate
@@ -181,7 +217,10 @@ def _loop(
         if signalled:
             kill_at("signalled")
         if save or stop or signalled:
-            checkpoints.save(step, parallel.fetch(state), progress)
+            fetched = parallel.fetch(state)
+            nonfinite.check_state(step, fetched, saved)
+            checkpoints.save(step, fetched, progress)
+            saved = step
         if stop:
             writers.line(
                 f"stopping early at step {step:,}: no better validation {config.eval.best_metric} "
@@ -195,7 +234,8 @@ def _loop(
             raise _stopped_by(signalled, step, length.num_steps)
         throughput.start()
 
-    return results if start.step < length.num_steps else evaluator(state)
+    results = results if start.step < length.num_steps else evaluator(state)
+    return results, step, parallel.fetch(state)
 
 
 def _stops(config: ConfigDict, progress: Progress) -> bool:

@@ -195,6 +195,9 @@ _ALLOWED: dict[str, _Rule] = {
     "train.ema_decay": _from_below(0, 1),
     "train.early_stopping_patience": _at_least(0),
     "train.early_stopping_min_delta": _at_least(0),
+    "train.on_nonfinite": _one_of("stop", "skip", "rollback"),
+    "train.nonfinite_limit": _at_least(1),
+    "train.rollback_factor": ("above 0 and below 1", lambda value: 0 < value < 1),
     "train.seed": _from_below(0, 2**32),
     "eval.batch_size": _at_least(1),
     "eval.every_steps": _at_least(0),
@@ -304,6 +307,8 @@ _USED_WITH: dict[str, _Use] = {
     "schedule.warmup_shape": _WARMS_UP,
     "train.early_stopping_patience": _VALIDATES,
     "train.early_stopping_min_delta": _is_set("train.early_stopping_patience"),
+    "train.nonfinite_limit": _is("train.on_nonfinite", "skip", "rollback"),
+    "train.rollback_factor": _is("train.on_nonfinite", "rollback"),
     "eval.best_metric": _VALIDATES,
     "log.histograms": (
         "log.layers_every_steps and log.tensorboard",

@@ -37,7 +37,8 @@ QUICKSTART = "--config=configs/quickstart.py"
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "--config"),
+        ([], "--config must name a recipe"),
+        (["--mode=reproduce"], "--mode reproduce takes --workdir and no --config"),
         (["--config=configs/resnet57.py"], "configs/resnet57.py"),
         (
             ["--config=configs/resnet20.py:smok"],

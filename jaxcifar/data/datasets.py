@@ -1,7 +1,8 @@
 """The data sets: shapes, statistics, splits, and where the bytes come from."""
 
 import dataclasses
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -25,6 +26,14 @@ class Split(NamedTuple):
     def size(self) -> int:
         """The number of examples."""
         return len(self.labels)
+
+    def fingerprint(self) -> str:
+        """A SHA-256 over shapes, images and labels, in hexadecimal."""
+        digest = hashlib.sha256()
+        for array in self:
+            digest.update(f"{array.dtype} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +193,11 @@ def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:
         held_out[order[split.labels[order] == label][:quota]] = True
     first, second = (Split(split.images[m], split.labels[m]) for m in (~held_out, held_out))
     return first, second
+
+
+def fingerprints(splits: Mapping[str, Split | FolderSplit]) -> dict[str, str]:
+    """Returns the fingerprint of each split, which is another if anything in it is."""
+    return {name: split.fingerprint() for name, split in splits.items()}
 
 
 @cache
