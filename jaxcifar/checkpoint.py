@@ -80,7 +80,12 @@ class Checkpoints:
           directory: of this run's checkpoints alone.
           keep_every: checkpoints at its multiples are kept for good; 0 for none.
           create: make the directory if it is missing.
+
+        Raises:
+          InputError: if it is not a directory.
         """
+        if directory.exists() and not directory.is_dir():
+            raise InputError(f"{directory} is not a directory")
         self._directory = directory
         self._best = _KeepStep(0)
         keep = [policies.LatestN(1), self._best]

@@ -15,6 +15,7 @@ from jaxcifar.config import durations, uses_device_pipeline
 from jaxcifar.data import datasets, device_pipeline
 from jaxcifar.data.batches import eval_batches
 from jaxcifar.data.datasets import Split
+from jaxcifar.errors import InputError
 from jaxcifar.manifest import check_config, write_json
 from jaxcifar.steps import Program, TrainState, Variables, create_program
 from jaxcifar.validation import validate
@@ -83,7 +84,10 @@ class Evaluator:
         total: metrics.Total = {}
         for batch in parallel.prefetch(batches):
             total = metrics.add(total, parallel.fetch(self._eval_step(variables, batch)))
-        return total
+        size = self._splits[name].size
+        if not total["count"]:
+            raise InputError(f"{name}: none of its {size} images can be decoded")
+        return total | {"skipped": size - total["count"]}
 
 
 def _eval_resident(
@@ -157,5 +161,14 @@ def restore(config: ConfigDict, workdir: Path) -> tuple[Program, Restored]:
     train_size = info.train_size - config.dataset.validation_size
     program = create_program(config, info, durations(config, train_size))
     with Checkpoints(workdir / "checkpoints", create=False) as checkpoints:
-        step = checkpoints.find(config.eval.checkpoint)
-        return program, checkpoints.restore(step, program.create_state)
+        try:
+            step = checkpoints.find(config.eval.checkpoint)
+            return program, checkpoints.restore(step, program.create_state)
+        except InputError:
+            raise
+        except Exception as error:  # Orbax raises many types
+            reason = str(error).strip().split("\n")[0]
+            raise InputError(
+                f"{workdir / 'checkpoints'}: the checkpoint that eval.checkpoint = "
+                f"{config.eval.checkpoint!r} names is damaged or of another model: {reason}"
+            ) from error

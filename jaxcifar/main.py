@@ -29,7 +29,8 @@ def main() -> None:
     from jaxcifar.train import train
 
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).name.replace(".py", "")
-    workdir = Path(_WORKDIR.value or "runs/" + re.sub(r"[^\w.-]+", "_", name))
+    workdir = _WORKDIR.value or "runs/" + re.sub(r"[^\w.-]+", "_", name)
+    workdir = cli.run_directory("workdir", workdir)
     if _MODE.value == "eval":
         evaluate_run(_CONFIG.value, workdir)
     else:

@@ -86,9 +86,10 @@ def _read(workdir: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from error
+        run = json.loads(path.read_text())
+        return {"config": dict(run["config"]), "starts": list(run["starts"])}
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: not valid JSON of a run ({error})") from error
 
 
 def _plain(config: ConfigDict) -> dict[str, Any]:

@@ -187,7 +187,8 @@ def train_step(
 
     Returns:
       The next state, the same on all devices; the metric sums over the whole batch, of the
-      predictions made before the update; and, if watched, `layer_statistics` and `gradients`.
+      predictions made before the update, and `skipped`, the slots without an example; and, if
+      watched, `layer_statistics` and `gradients`.
     """
     device = lax.axis_index(axis_name)
     key = augment_key(seed, state.step)
@@ -217,6 +218,7 @@ def train_step(
     sums = lax.psum(sums, axis_name)
     # The gradient of the mean over the examples that are there.
     total = len(images) * lax.axis_size(axis_name)
+    sums["skipped"] = total - sums["count"]
     factor = total / jnp.maximum(sums["count"], 1) / (loss_scale * accumulation_steps)
     grads = jax.tree.map(lambda grad: grad * factor, grads)
 
