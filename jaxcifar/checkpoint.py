@@ -113,7 +113,12 @@ class Checkpoints:
           keep_every: checkpoints at its multiples are kept for good; 0 for none.
           timeout: the seconds that a save may take before it counts as failed.
           create: make the directory if it is missing.
+
+        Raises:
+          InputError: if it is not a directory.
         """
+        if directory.exists() and not directory.is_dir():
+            raise InputError(f"{directory} is not a directory")
         self._directory, self._keep_every, self._timeout = directory, keep_every, timeout
         self._writes = jax.process_index() == 0
         self._last: _Save | None = None

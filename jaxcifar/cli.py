@@ -4,8 +4,9 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from jaxcifar import runtime
 from jaxcifar.errors import InputError, StoppedError
@@ -25,10 +26,10 @@ def run(main: Callable[[], None], doc: str) -> None:
     def call(_: list[str]) -> None:
         try:
             main()
-        except InputError as error:
+        except (InputError, OSError) as error:
             if _DEBUG.value:
                 raise
-            sys.exit(f"error: {error}")
+            sys.exit(f"error: {describe(error)}")
         except StoppedError as error:
             print(error, file=sys.stderr, flush=True)
             if error.at_once:
@@ -39,10 +40,34 @@ def run(main: Callable[[], None], doc: str) -> None:
     app.run(call, flags_parser=lambda argv: _parse(argv, doc))
 
 
+def describe(error: InputError | OSError) -> str:
+    """Returns what a user is told of an error."""
+    if isinstance(error, InputError):
+        return str(error)
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def run_directory(flag: str, name: str) -> Path:
+    """Returns the path that a flag names, which is a directory that can be written or made.
+
+    Raises:
+      InputError: if it cannot be one.
+    """
+    path = Path(name)
+    existing = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
+    if not existing.is_dir():
+        raise InputError(f"--{flag}={name}: {existing} is not a directory; choose another --{flag}")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"--{flag}={name}: {existing} cannot be written; choose another --{flag}")
+    return path
+
+
 def _parse(argv: list[str], doc: str) -> list[str]:
     if {"-h", "-help", "--help"} & set(argv):
         print(doc + flags.FLAGS.main_module_help() + "\n" + flags.FLAGS.module_help(__name__))
         sys.exit(0)
+    logging.use_absl_handler()  # or it says that flags are not parsed yet
     try:
         for field in re.findall(r"^--?config\.([\w.]+)", "\n".join(argv), re.MULTILINE):
             check_field(field)
@@ -50,19 +75,29 @@ def _parse(argv: list[str], doc: str) -> list[str]:
             raise InputError(f"unexpected argument {rest[0]!r}")
         if flags.FLAGS["verbosity"].using_default_value:
             flags.FLAGS.verbosity = -1  # warnings alone, or absl shows all that Orbax logs
-        if flags.FLAGS.config is not None:
-            flags.FLAGS.config.lock()  # raises if the recipe could not be read
-    except Exception as error:  # a recipe may raise anything
-        if "--debug" in argv:
+        for name in flags.FLAGS:
+            given = flags.FLAGS[name].present and not name.startswith("config")
+            if given and flags.FLAGS[name].value == "":
+                raise InputError(f"--{name} is empty")
+        config = flags.FLAGS.config
+        if config is not None and not hasattr(config, "lock"):  # raises, if it could not be read
+            raise TypeError(f"get_config returned a {type(config).__name__}, not a ConfigDict")
+    except (Exception, SystemExit) as error:  # a recipe may raise anything
+        # With another code it has said why, as absl's --helpfull has.
+        if "--debug" in argv or (isinstance(error, SystemExit) and error.code):
             raise
-        sys.exit(f"error: {_brief(error)}\n(--help: usage; --debug: where it comes from)")
+        sys.exit(f"error: {_brief(error, argv)}\n(--help: usage; --debug: where it comes from)")
     return argv[:1]
 
 
-def _brief(error: Exception) -> str:
-    """An error's text; of a recipe's, in which ml_collections quotes a traceback, what it says."""
-    text = str(error).strip()
-    if "\nTraceback" not in text:
-        return text
-    flag, reason = text.split(": ", 1)[0], text.splitlines()[-1]
-    return f"{flag}: {reason.removeprefix('jaxcifar.errors.InputError: ')}"
+def _brief(error: BaseException, argv: list[str]) -> str:
+    """What an error says; of one from a recipe, whatever raised it, with the recipe's name."""
+    text = str(error.args[0] if isinstance(error, KeyError) else error).strip()
+    if isinstance(error, SystemExit):
+        text = "the recipe ended the process"
+    if "\nTraceback" in text:  # quoted by ml_collections
+        flag, reason = text.split(": ", 1)[0], text.splitlines()[-1]
+        return f"{flag}: {reason.removeprefix('jaxcifar.errors.InputError: ')}"
+    recipe = re.search(r"^--?config[=\n](.*)", "\n".join(argv), re.MULTILINE)
+    names_it = isinstance(error, flags.Error | InputError) or (recipe and recipe[1] in text.split())
+    return f"--config={recipe[1]}: {text}" if recipe and not names_it else text

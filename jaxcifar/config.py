@@ -279,6 +279,9 @@ class Durations:
         return min(*steps, self.num_steps)
 
 
+_MAX_STEPS = 2**31 - 1  # the state counts them in 32 bits
+
+
 class Due(NamedTuple):
     """What is to be done after a step."""
 
@@ -292,14 +295,20 @@ def durations(config: ConfigDict, train_size: int) -> Durations:
     """Converts the config's epochs to steps, for `train_size` training images.
 
     Raises:
-      InputError: if a milestone or the warm-up lies beyond the schedule's last step.
+      InputError: if a milestone or the warm-up lies beyond the schedule's last step, or a duration
+        has more steps than can be counted.
     """
     steps_per_epoch = train_size / config.train.batch_size
 
     def to_steps(section: str, name: str, default_epochs: float = 0.0) -> int:
         steps, epochs = config[section][f"{name}_steps"], config[section][f"{name}_epochs"]
         epochs = epochs or default_epochs
-        return steps or (max(1, round(epochs * steps_per_epoch)) if epochs else 0)
+        steps = steps or (max(1, round(epochs * steps_per_epoch)) if epochs else 0)
+        if steps > _MAX_STEPS:
+            raise InputError(
+                f"{section}.{name}_steps or _epochs: allowed are {_MAX_STEPS} steps, not {steps}"
+            )
+        return steps
 
     schedule = config.schedule
     num_steps = to_steps("train", "num")

@@ -86,7 +86,10 @@ class Evaluator:
         total: metrics.Total = {}
         for batch in parallel.prefetch(batches):
             total = metrics.add(total, parallel.fetch(self._eval_step(variables, batch)))
-        return total
+        size = self._splits[name].size
+        if not total["count"]:
+            raise InputError(f"{name}: none of its {size} images can be decoded")
+        return total | {"skipped": size - total["count"]}
 
 
 def _eval_resident(

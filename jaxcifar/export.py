@@ -29,7 +29,7 @@ def main() -> None:
     if bool(_TO.value) == bool(_FROM.value):
         raise InputError("give one of --to and --from")
     move = write_torch if _TO.value else read_torch
-    move(_CONFIG.value, Path(_WORKDIR.value), Path(_FILE.value))
+    move(_CONFIG.value, cli.run_directory("workdir", _WORKDIR.value), Path(_FILE.value))
 
 
 def write_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
@@ -41,10 +41,11 @@ def write_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
       file: replaced as a whole, if it exists.
 
     Raises:
-      InputError: if the config is not the run's, there is no such checkpoint, or PyTorch has no
-        layers for the network's.
+      InputError: if the config is not the run's, there is no such checkpoint, PyTorch has no layers
+        for the network's, or the file cannot be written.
     """
-    from safetensors.numpy import save_file  # nothing heavy before --help is answered
+    from safetensors import SafetensorError  # nothing heavy before --help is answered
+    from safetensors.numpy import save_file
 
     from jaxcifar.evaluate import restore
     from jaxcifar.torch_weights import to_torch
@@ -59,8 +60,13 @@ def write_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
     metadata = {"format": "pt", "model": config.model.name, "step": str(restored.step)}
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(file.name + ".part")
-    save_file(arrays, part, metadata)
-    part.replace(file)
+    try:
+        save_file(arrays, part, metadata)
+        part.replace(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file}: cannot be written: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
     print(f"{file}: {len(arrays)} arrays of {config.model.name}, step {restored.step:,}")
 
 

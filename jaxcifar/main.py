@@ -36,7 +36,8 @@ def main() -> None:
     if not _CONFIG.value:
         raise InputError("--config must name a recipe, as configs/resnet20.py")
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).name.replace(".py", "")
-    workdir = Path(_WORKDIR.value or "runs/" + re.sub(r"[^\w.-]+", "_", name))
+    workdir = _WORKDIR.value or "runs/" + re.sub(r"[^\w.-]+", "_", name)
+    workdir = cli.run_directory("workdir", workdir)
     if _MODE.value == "eval":
         evaluate_run(_CONFIG.value, workdir)
     else:

@@ -156,9 +156,10 @@ def read(workdir: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from error
+        run = json.loads(path.read_text())
+        return {**run, "config": dict(run["config"])} if "config" in run else {**run}
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: not valid JSON of a run ({error})") from error
 
 
 def update(workdir: Path, **entries: Any) -> None:

@@ -1,5 +1,6 @@
 """Metrics as masked sums, which add up exactly over batches, devices and processes."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -100,13 +101,16 @@ def summarize(total: Mapping[str, float | np.ndarray]) -> dict[str, float]:
     """Returns the scalars that a total of sums gives.
 
     Returns:
-      The mean `loss` in nats and the `accuracy` from 0 to 1. From `evaluation_sums` also the
+      The mean `loss` in nats and the `accuracy` from 0 to 1; NaN if there are no examples. The
+      number of examples that were `skipped`, if any were. From `evaluation_sums` also the
       `top5_accuracy` if there are more than five classes, and the expected `calibration_error` from
       0 to 1: over the bins, the mean gap between accuracy and confidence, weighted by their numbers
       of examples (Guo et al., 2017, equation 3).
     """
-    count = total["count"]
+    count = total["count"] or math.nan
     scalars = {"loss": total["loss"] / count, "accuracy": total["correct"] / count}
+    if total.get("skipped"):
+        scalars["skipped"] = total["skipped"]
     if "correct_top5" in total:
         scalars["top5_accuracy"] = total["correct_top5"] / count
     if "bin_count" in total:

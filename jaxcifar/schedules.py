@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -87,13 +88,20 @@ def _warm_restarts(
     peak: float, floor: float, cycle: float, factor: float, steps: int
 ) -> optax.Schedule:
     """Cosines one after another, each `factor` times as long as the last (SGDR, section 3)."""
-    pieces, ends = [], [0]
-    while ends[-1] < steps:
-        length = round(cycle)
-        pieces.append(_cosine(peak, floor, length))
-        ends.append(ends[-1] + length)
+    starts, lengths = [0], [round(cycle)]
+    while starts[-1] + lengths[-1] < steps:
+        starts.append(starts[-1] + lengths[-1])
         cycle *= factor
-    return optax.join_schedules(pieces, ends[1:-1])
+        lengths.append(round(cycle))
+    starts, lengths = np.array(starts, np.int32), np.array(lengths, np.float32)
+
+    def rate(step: jax.Array) -> jax.Array:
+        # Looked up, as there may be very many.
+        piece = jnp.searchsorted(starts[1:], step, side="right")
+        share = (step - jnp.array(starts)[piece]) / jnp.array(lengths)[piece]
+        return _cosine(peak, floor, 1)(share)
+
+    return rate
 
 
 def _after(start: int, schedule: optax.Schedule) -> optax.Schedule:

@@ -202,9 +202,10 @@ def train_step(
 
     Returns:
       The next state, the same on all devices; the metric sums over the whole batch, of the
-      predictions made before the update, and beside them `nonfinite`, float32: 1 if the loss or the
-      updated state held a number that is not finite, else 0, as where a loss scale that can still
-      be halved left the update out; and, if watched, `layer_statistics` and `gradients`.
+      predictions made before the update, and beside them `skipped`, the slots without an example,
+      and `nonfinite`, float32: 1 if the loss or the updated state held a number that is not finite,
+      else 0, as where a loss scale that can still be halved left the update out; and, if watched,
+      `layer_statistics` and `gradients`.
     """
     device = lax.axis_index(axis_name)
     key = augment_key(seed, state.step)
@@ -234,6 +235,7 @@ def train_step(
     sums = lax.psum(sums, axis_name)
     # The gradient of the mean over the examples that are there.
     total = len(images) * lax.axis_size(axis_name)
+    sums["skipped"] = total - sums["count"]
     factor = total / jnp.maximum(sums["count"], 1) / (loss_scale * accumulation_steps)
     grads = jax.tree.map(lambda grad: grad * factor, grads)
 

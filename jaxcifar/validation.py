@@ -21,9 +21,7 @@ def validate(config: ConfigDict) -> None:
     from jaxcifar.data import augment, datasets
 
     defaults = default()
-    for section in config:
-        for field in config[section]:
-            check_field(f"{section}.{field}")
+    _check_structure(config)
     for path, (allowed, is_allowed) in _ALLOWED.items():
         if not is_allowed(_get(config, path)):
             raise InputError(f"{path} = {_get(config, path)!r}: allowed is {allowed}")
@@ -44,6 +42,12 @@ def validate(config: ConfigDict) -> None:
             f"eval.test_time_shift = {config.eval.test_time_shift}: it must be less than the "
             f"images' {info.image_shape[0]}x{info.image_shape[1]} pixels"
         )
+    for field in ("crop_padding", "cutout_size"):
+        if config.augment[field] > min(info.image_shape[:2]):
+            raise InputError(
+                f"augment.{field} = {config.augment[field]}: it must be no more than the images' "
+                f"{info.image_shape[0]}x{info.image_shape[1]} pixels"
+            )
     if config.dataset.validation_size > info.train_size - info.num_classes:
         raise InputError(
             f"dataset.validation_size = {config.dataset.validation_size}: {info.name} has "
@@ -88,6 +92,29 @@ def check_field(path: str) -> None:
         raise errors.unknown("config field", path, fields)
 
 
+def _check_structure(config: ConfigDict) -> None:
+    """Refuses a config that has not all the fields that there are, no others, and their types."""
+    defaults = default()
+    for section in config:
+        if not isinstance(config[section], ConfigDict):
+            raise InputError(f"{section} = {config[section]!r}: it must be a section of the config")
+        for field in config[section]:
+            check_field(f"{section}.{field}")
+    for section, fields in defaults.items():
+        missing = {field for field in fields if field not in config.get(section, {})}
+        if missing:
+            raise InputError(
+                f"the config has no {section}.{min(missing)}; start from jaxcifar.config.default()"
+            )
+        for field, value in fields.items():
+            found, kind = config[section][field], type(value)
+            kinds = (int, float) if kind is float else kind
+            if not isinstance(found, kinds) or isinstance(found, bool) is not (kind is bool):
+                raise InputError(
+                    f"{section}.{field} = {found!r}: allowed is a value of type {kind.__name__}"
+                )
+
+
 def _get(config: ConfigDict, path: str) -> Any:
     section, field = path.split(".")
     return config[section][field]
@@ -104,6 +131,10 @@ def _at_least(bound: float) -> _Rule:
     return f"{bound} or more", lambda value: bound <= value < float("inf")
 
 
+def _from(low: float, high: float) -> _Rule:
+    return f"from {low} to {high}", lambda value: low <= value <= high
+
+
 def _above(bound: float) -> _Rule:
     return f"above {bound}", lambda value: bound < value < float("inf")
 
@@ -116,26 +147,44 @@ def _increasing(*types: type) -> _Rule:
     return (
         "increasing numbers above 0, such as (100, 150)",
         lambda values: all(
-            isinstance(value, types) and value > before
+            isinstance(value, types) and before < value < float("inf")
             for value, before in zip(values, (0, *values), strict=False)
         ),
     )
 
 
-_SHARE: _Rule = "from 0 to 1", lambda value: 0 <= value <= 1
+def _is_groups(value: Any) -> bool:
+    try:
+        return all(
+            isinstance(number, int | float) and isinstance(name, str)
+            for probability, members in value
+            for name, weight in members
+            for number in (probability, weight)
+        )
+    except (TypeError, ValueError):
+        return False
+
+
+_SHARE = _from(0, 1)
+
+_MAX_BATCH = 2**20  # so that a position within a call's batches has 32 bits
 
 _ALLOWED: dict[str, _Rule] = {
     "dataset.validation_size": _at_least(0),
     "dataset.validation_seed": _from_below(0, 2**32),
     "dataset.pipeline": _one_of("auto", "device", "tf"),
     "dataset.labels": _one_of("fine", "coarse"),
-    "dataset.image_size": _at_least(1),
+    "dataset.image_size": _from(1, 4096),
     "dataset.on_bad_image": _one_of("error", "skip"),
     "augment.crop_padding": _at_least(0),
     "augment.crop_area": ("above 0 and no more than 1", lambda value: 0 < value <= 1),
-    "augment.num_ops": _at_least(1),
-    "augment.magnitude": ("from 0 to 30", lambda value: 0 <= value <= 30),
-    "augment.fill": ("from 0 to 255", lambda value: 0 <= value <= 255),
+    "augment.num_ops": _from(1, 100),
+    "augment.magnitude": _from(0, 30),
+    "augment.groups": (
+        "((probability, ((name, weight), ...)), ...)",
+        _is_groups,
+    ),
+    "augment.fill": _from(0, 255),
     "augment.cutout_size": _at_least(0),
     "augment.erasing_probability": _SHARE,
     "augment.mixup_alpha": _at_least(0),
@@ -144,16 +193,16 @@ _ALLOWED: dict[str, _Rule] = {
     "augment.cutmix_share": _SHARE,
     "model.shortcut": _one_of("A", "B"),
     "model.stem": _one_of("cifar", "imagenet"),
-    "model.depth": _at_least(0),
+    "model.depth": _from(0, 10_000),
     "model.norm": _one_of("batch", "group", "layer", "none"),
     "model.stochastic_depth": _from_below(0, 1),
     "model.ternary": _one_of("none", "twn", "ttq"),
     "model.ternary_scale": _one_of("layer", "filter"),
     "model.block_layers": (
-        "numbers above 0, such as (6, 12, 24, 16)",
-        lambda values: all(isinstance(value, int) and value > 0 for value in values),
+        "numbers from 1 to 1000, such as (6, 12, 24, 16)",
+        lambda values: all(isinstance(value, int) and 0 < value <= 1000 for value in values),
     ),
-    "model.growth_rate": _at_least(0),
+    "model.growth_rate": _from(0, 1000),
     "model.dropout_rate": _from_below(0, 1),
     "optimizer.name": _one_of("sgd", "sgdw", "adamw"),
     "optimizer.learning_rate": _above(0),
@@ -187,9 +236,9 @@ _ALLOWED: dict[str, _Rule] = {
     "schedule.warmup_shape": _one_of("linear", "constant"),
     "train.num_steps": _at_least(0),
     "train.num_epochs": _at_least(0),
-    "train.batch_size": _at_least(1),
+    "train.batch_size": _from(1, _MAX_BATCH),
     "train.precision": _one_of("float32", "bfloat16", "float16"),
-    "train.steps_per_call": _at_least(0),
+    "train.steps_per_call": _from(0, 1000),
     "train.accumulation_steps": _at_least(1),
     "train.label_smoothing": _from_below(0, 1),
     "train.ema_decay": _from_below(0, 1),
@@ -199,7 +248,7 @@ _ALLOWED: dict[str, _Rule] = {
     "train.nonfinite_limit": _at_least(1),
     "train.rollback_factor": ("above 0 and below 1", lambda value: 0 < value < 1),
     "train.seed": _from_below(0, 2**32),
-    "eval.batch_size": _at_least(1),
+    "eval.batch_size": _from(1, _MAX_BATCH),
     "eval.every_steps": _at_least(0),
     "eval.every_epochs": _at_least(0),
     "eval.best_metric": _one_of("accuracy", "loss"),

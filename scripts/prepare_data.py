@@ -12,6 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from jaxcifar import cli
 from jaxcifar.data import archives
 from jaxcifar.errors import InputError
 
@@ -25,12 +26,15 @@ def main() -> None:
     parser.add_argument(
         "--data_dir", help="TFDS directory [$TFDS_DATA_DIR or ~/tensorflow_datasets]"
     )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args()
     try:
         for path in archives.prepare(args.source, args.data_dir):
             print(f"prepared: {path}")
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    except (InputError, OSError) as error:
+        if args.debug:
+            raise
+        sys.exit(f"error: {cli.describe(error)}")
 
 
 if __name__ == "__main__":

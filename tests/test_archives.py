@@ -14,6 +14,7 @@ from jaxcifar.data import archives
 from jaxcifar.data.archives import CIFAR10, CIFAR100, verify
 from jaxcifar.errors import InputError
 
+PUBLISHED = "airplane automobile bird cat deer dog frog horse ship truck".split()
 COUNT = 20  # records of each file of the small sets
 
 
@@ -27,8 +28,11 @@ def small_set(fmt):
         files[name] = np.concatenate([*labels, images], axis=1).astype(np.uint8).tobytes()
     sha256 = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     for name, limit in zip(fmt.label_names, fmt.label_limits, strict=True):
-        files[name] = "".join(f"class{k}\n" for k in range(limit)).encode()
-    return dataclasses.replace(fmt, records=dict.fromkeys(fmt.records, COUNT), sha256=sha256), files
+        names = PUBLISHED if limit == 10 else [f"class{k}" for k in range(limit)]
+        files[name] = "".join(f"{k}\n" for k in names).encode()
+    names = {name: hashlib.sha256(files[name]).hexdigest() for name in fmt.label_names}
+    records = dict.fromkeys(fmt.records, COUNT)
+    return dataclasses.replace(fmt, records=records, sha256=sha256, label_names=names), files
 
 
 @pytest.fixture
@@ -182,10 +186,26 @@ def test_a_truncated_archive_is_refused(small, tmp_path):
         archives.prepare(path)
 
 
-def test_a_huge_member_is_refused_unread(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "_MAX_FILE_BYTES", 1000)
-    with pytest.raises(InputError, match="61460 bytes are too many"):
+def test_what_is_huge_is_refused_unread(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "_MAX_BYTES", 1000)
+    with pytest.raises(InputError, match="a.tar.gz: it holds too much; allowed are 1000 bytes"):
         archives.prepare(tar(tmp_path / "a.tar.gz", small[0][1]))
+    (tmp_path / "unpacked").mkdir()
+    for name, data in small[0][1].items():
+        (tmp_path / "unpacked" / name).write_bytes(data)
+    with pytest.raises(InputError, match="61460 bytes are too many"):
+        archives.prepare(tmp_path / "unpacked")
+
+
+def test_names_of_classes_are_checked(small, tmp_path):
+    fmt, files = small[1]
+    swapped = files["fine_label_names.txt"].replace(b"class7\n", b"class8\n")
+    with pytest.raises(InputError, match="cifar-100-binary/fine_label_names.txt: not the publ"):
+        archives.prepare(tar(tmp_path / "a.tar.gz", files | {"fine_label_names.txt": swapped}))
+    # The published file ends its lines so, but a copy may not.
+    windows = files["fine_label_names.txt"].replace(b"\n", b"\r\n") + b"\r\n"
+    source = tar(tmp_path / "b.tar.gz", files | {"fine_label_names.txt": windows})
+    assert archives.prepare(source) == [files]
 
 
 class Exploit:

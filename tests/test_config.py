@@ -129,7 +129,7 @@ def test_a_misspelt_field_is_refused_by_the_lock():
         ({"schedule__warmup_shape": "constant"}, "warmup_shape = 'constant' has no effect"),
         ({"train__num_epochs": 1.0}, "train.num_steps = 100 and train.num_epochs = 1.0 are both"),
         ({"train__num_steps": -5}, "train.num_steps = -5"),
-        ({"train__batch_size": 0}, "train.batch_size = 0: allowed is 1 or more"),
+        ({"train__batch_size": 0}, "train.batch_size = 0: allowed is from 1 to 1048576"),
         ({"train__precision": "float64"}, "train.precision = 'float64'"),
         ({"train__accumulation_steps": 3}, "accumulation_steps = 3: it must divide"),
         ({"train__label_smoothing": 1.0}, "train.label_smoothing = 1.0"),

@@ -1,9 +1,12 @@
+import csv
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from jaxcifar import train as training
+from jaxcifar.config import default
 from jaxcifar.data import image_folder
 from jaxcifar.data.image_folder import FolderSplit, eval_batches, scan, train_batches
 from jaxcifar.errors import InputError
@@ -349,3 +352,35 @@ def test_impossible_arguments_are_errors(train):
         batches(train, on_bad_image="skp")
     with pytest.raises(InputError, match="resize = 20 is below image_size = 24"):
         eval_batches(train, image_size=SIZE, batch_size=1, resize=20)
+
+
+def test_a_run_that_skips_counts_alike_when_it_goes_on(with_bad_images, tmp_path, caplog, capsys):
+    """Of 30 training images two are bad, of 15 for testing one; two epochs of 6 steps of 10."""
+    config = default()
+    config.dataset.name, config.dataset.data_dir = "image_folder", with_bad_images["train"].root
+    config.dataset.image_size, config.dataset.on_bad_image = SIZE, "skip"
+    config.model.name, config.eval.batch_size = "resnet8", 8
+    config.train.num_steps, config.train.batch_size = 6, 10
+    config.log.every_steps, config.log.tensorboard = 2, False
+    config.eval.every_steps = 6
+    config.checkpoint.every_steps, config.checkpoint.keep_every_steps = 3, 3
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    results = training.train(config, unbroken)
+    assert results["test"]["skipped"] == 1
+    assert "1 images skipped" in capsys.readouterr().out
+    named = [record.getMessage() for record in caplog.records if "skipped" in record.message]
+    assert len(named) == len(set(named)) == 3
+    assert any(f"{with_bad_images['train'].root}/train/n03/7.JPEG" in line for line in named)
+
+    # As it was after step 3, in the middle of a log interval.
+    shutil.copytree(unbroken, broken)
+    shutil.rmtree(broken / "checkpoints" / "6")
+    training.train(config, broken)
+    tables = []
+    for workdir in (unbroken, broken):
+        with (workdir / "metrics.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        tables.append([[r[k] for k in ("step", "split", "loss", "skipped")] for r in rows])
+    assert tables[0] == tables[1]
+    skipped = [int(row[3] or 0) for row in tables[0] if row[1] == "train"]
+    assert len(skipped) == 3 and sum(skipped) == 4

