@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -86,6 +89,62 @@ def test_missing_data_is_explained(tmp_path, monkeypatch):
     assert "network" in message and "scripts/prepare_data.py" in message
     assert "dataset.data_dir" in message
     assert len(message.splitlines()) < 8
+
+
+@pytest.fixture(scope="module")
+def stored(cifar_archives, tmp_path_factory):
+    """A data directory with CIFAR-10's arrays alone, from the archives' records."""
+    files = sorted((cifar_archives / archives.CIFAR10.folder).glob("*_batch*.bin"))
+    records = [np.fromfile(file, np.uint8).reshape(-1, 3073) for file in files]
+    arrays = {}
+    for name, parts in (("train", records[:-1]), ("test", records[-1:])):
+        whole = np.concatenate(parts)
+        arrays[f"{name}_image"] = whole[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        arrays[f"{name}_label"] = whole[:, 0].astype(np.int32)
+    directory = tmp_path_factory.mktemp("data")
+    (directory / "jaxcifar").mkdir()
+    np.savez(directory / "jaxcifar" / "cifar10.npz", **arrays)
+    return directory, arrays
+
+
+def test_stored_arrays_are_read_without_tensorflow(stored):
+    directory, arrays = stored
+    program = (
+        "import sys\n"
+        "from jaxcifar.config import default\n"
+        "from jaxcifar.data import datasets\n"
+        "config = default().dataset\n"
+        "config.data_dir = sys.argv[1]\n"
+        "splits = datasets.load(config)\n"
+        "assert not {'tensorflow', 'tensorflow_datasets'} & set(sys.modules)\n"
+        "print(splits['test'].labels.sum(), splits['train'].images.sum())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(directory)], capture_output=True, text=True
+    )
+    sums = arrays["test_label"].sum(), arrays["train_image"].sum()
+    assert done.stdout.split() == [str(value) for value in sums], done.stderr
+
+
+def test_stored_arrays_that_were_changed_are_not_used(stored, tmp_path, monkeypatch):
+    _, arrays = stored
+    images = arrays["train_image"].copy()
+    images[31_415, 9, 2, 1] ^= 4
+    (tmp_path / "jaxcifar").mkdir()
+    file = tmp_path / "jaxcifar" / "cifar10.npz"
+    np.savez(file, **{**arrays, "train_image": images})
+    monkeypatch.setattr(datasets, "_from_tfds", lambda facts, config: dict(arrays))
+    splits = datasets.load(section(name="cifar10", data_dir=str(tmp_path)))
+    np.testing.assert_array_equal(splits["train"].images, arrays["train_image"])
+    with np.load(file) as mended:
+        np.testing.assert_array_equal(mended["train_image"], arrays["train_image"])
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+    monkeypatch.setattr(datasets, "_from_tfds", lambda *_: {**arrays, "train_image": images})
+    file.unlink()
+    with pytest.raises(InputError, match="cifar10 in .* not the published images and labels"):
+        datasets.load(section(name="cifar10", data_dir=str(tmp_path)))
+    assert not file.exists()
 
 
 @pytest.mark.slow

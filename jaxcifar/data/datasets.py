@@ -2,8 +2,12 @@
 
 import dataclasses
 import hashlib
+import os
+import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -76,6 +80,11 @@ _CIFAR100 = DatasetInfo(
 # Of ImageNet's training images, by common use (torchvision's models).
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
+# SHA-256 of the published images and labels, see `_digest`; from the binary archives.
+_PUBLISHED = {
+    "cifar10": "0048ba43616a7dd4717bc9adf55471fe3eb911c725387574abb8a98fa07ea7d8",
+    "cifar100": "7ec82fa16826e32e7e9ab2e2f434b391f68bfdef90cf339320a622fdf01f2a8a",
+}
 _DIGITS = DatasetInfo(
     "digits",
     image_shape=(8, 8, 1),
@@ -207,21 +216,72 @@ def _scan(root: str) -> dict[str, FolderSplit]:
     return image_folder.scan(root)
 
 
-def _from_tfds(facts: DatasetInfo, config: ConfigDict) -> tuple[Split, Split]:
+def _cifar(facts: DatasetInfo, config: ConfigDict) -> tuple[Split, Split]:
+    # A start that finds the arrays needs no TensorFlow.
+    directory = config.data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    file = Path(directory).expanduser() / "jaxcifar" / f"{facts.name}.npz"
+    arrays = _read_arrays(file, facts)
+    if arrays is None:
+        arrays = _from_tfds(facts, config)
+        if _digest(arrays) != _PUBLISHED[facts.name]:
+            raise InputError(
+                f"{facts.name} in {directory}: not the published images and labels; remove it and "
+                "prepare it again: python scripts/prepare_data.py PATH [--data_dir DIR]"
+            )
+        _write_arrays(file, arrays)
+    labels = "coarse_label" if config.labels == "coarse" else "label"
+    train, test = (
+        Split(arrays[f"{name}_image"], arrays[f"{name}_{labels}"]) for name in ("train", "test")
+    )
+    return train, test
+
+
+def _read_arrays(file: Path, facts: DatasetInfo) -> dict[str, np.ndarray] | None:
+    """The arrays of both splits by name; None if they are not there as they were published."""
+    try:
+        with np.load(file) as stored:
+            arrays = dict(stored)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+    return arrays if _digest(arrays) == _PUBLISHED[facts.name] else None
+
+
+def _write_arrays(file: Path, arrays: dict[str, np.ndarray]) -> None:
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        file.parent.mkdir(exist_ok=True)
+        with part.open("wb") as stream:
+            np.savez(stream, **arrays)
+        part.replace(file)
+    except OSError:  # not ours to write to, or full: then each start reads TFDS's files
+        with suppress(OSError):
+            part.unlink()
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def _from_tfds(facts: DatasetInfo, config: ConfigDict) -> dict[str, np.ndarray]:
     import_tensorflow()
     import tensorflow_datasets as tfds
-
-    def read(builder: tfds.core.DatasetBuilder, name: str) -> Split:
-        examples = tfds.as_numpy(builder.as_dataset(split=name, batch_size=-1))
-        order = np.argsort(examples["id"], kind="stable")  # TFDS stores them by a hash
-        labels = examples["coarse_label" if config.labels == "coarse" else "label"]
-        return Split(examples["image"][order], labels[order].astype(np.int32))
 
     try:
         builder = tfds.builder_cls(facts.name)(data_dir=config.data_dir or None)
         if not builder.info.splits:  # nothing prepared; is_prepared() asks the same, with a warning
             _download(builder, facts)
-        return read(builder, "train"), read(builder, "test")
+        arrays = {}
+        for name in "train", "test":
+            examples = tfds.as_numpy(builder.as_dataset(split=name, batch_size=-1))
+            order = np.argsort(examples.pop("id"), kind="stable")  # TFDS stores them by a hash
+            arrays[f"{name}_image"] = examples.pop("image")[order]
+            for label, values in examples.items():
+                arrays[f"{name}_{label}"] = values[order].astype(np.int32)
+        return arrays
     except InputError:
         raise
     except Exception as error:  # TFDS and TensorFlow raise many types
@@ -271,8 +331,8 @@ def _fake(facts: DatasetInfo, config: ConfigDict) -> tuple[Split, Split]:
 
 
 _SOURCES: dict[str, tuple[DatasetInfo, Callable[..., tuple[Split, Split]]]] = {
-    "cifar10": (_CIFAR10, _from_tfds),
-    "cifar100": (_CIFAR100, _from_tfds),
+    "cifar10": (_CIFAR10, _cifar),
+    "cifar100": (_CIFAR100, _cifar),
     "digits": (_DIGITS, _digits),
     "fake": (_FAKE, _fake),
 }
