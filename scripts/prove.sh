@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Measures and proves this project on one machine, for its results to be recorded:
+#
+#     bash scripts/prove.sh OUT [PYTHON_WITH_PYTORCH] [-- EXTRA_FLAGS_OF_MAIN]
+#
+# the benchmark, beside PyTorch if an interpreter with it is named; then ResNet-56 to its end with
+# three seeds, and ResNet-18. Run again after a cut it goes on: a finished part is not repeated.
+# OUT gets benchmark/, and a directory for each run with metrics.csv, manifest.json (hardware,
+# versions, commit, command, final accuracy) and checkpoints/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+out=${1:?"usage: bash scripts/prove.sh OUT [PYTHON_WITH_PYTORCH] [-- FLAGS]"}
+shift
+peer=()
+if [ $# -gt 0 ] && [ "$1" != -- ]; then
+    peer=(--peer torch --peer_python "$1")
+    shift
+fi
+[ "${1:-}" = -- ] && shift
+python=${PYTHON:-.venv/bin/python}
+
+if [ ! -f "$out/benchmark/done" ]; then
+    "$python" scripts/benchmark.py --out "$out/benchmark" "${peer[@]}" ${BENCHMARK_FLAGS:-}
+    touch "$out/benchmark/done"
+fi
+for seed in 0 1 2; do
+    "$python" -m jaxcifar.main --config configs/resnet56.py --workdir "$out/resnet56_seed$seed" \
+        --config.train.seed="$seed" "$@"
+done
+"$python" -m jaxcifar.main --config configs/resnet18.py --workdir "$out/resnet18" "$@"
