@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Measures and proves this project on one machine, for its results to be recorded:
 #
-#     bash scripts/prove.sh OUT [PYTHON_WITH_PYTORCH] [-- EXTRA_FLAGS_OF_MAIN]
+#     bash scripts/prove.sh OUT [PYTHON_WITH_PYTORCH] [-- FLAGS_OF_MAIN]
 #
 # the benchmark, beside PyTorch if an interpreter with it is named; then ResNet-56 to its end with
 # three seeds, and ResNet-18. Run again after a cut it goes on: a finished part is not repeated.
 # OUT gets benchmark/, and a directory for each run with metrics.csv, manifest.json (hardware,
-# versions, commit, command, final accuracy) and checkpoints/.
+# versions, commit, command, final accuracy) and checkpoints/. To see that it works, in minutes and
+# without data: FORM=:smoke BENCHMARK_FLAGS="--models resnet8@8 --seconds 0.2" before the command.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,7 +26,7 @@ if [ ! -f "$out/benchmark/done" ]; then
     touch "$out/benchmark/done"
 fi
 for seed in 0 1 2; do
-    "$python" -m jaxcifar.main --config configs/resnet56.py --workdir "$out/resnet56_seed$seed" \
+    "$python" -m jaxcifar.main --config "configs/resnet56.py${FORM:-}" --workdir "$out/resnet56_seed$seed" \
         --config.train.seed="$seed" "$@"
 done
-"$python" -m jaxcifar.main --config configs/resnet18.py --workdir "$out/resnet18" "$@"
+"$python" -m jaxcifar.main --config "configs/resnet18.py${FORM:-}" --workdir "$out/resnet18" "$@"
