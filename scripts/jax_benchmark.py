@@ -11,7 +11,6 @@ import os
 import re
 import resource
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,9 +38,7 @@ class Worker:
 
     def describe(self) -> dict:
         """Returns the backend, CPU settings, and what a manifest says of a start."""
-        with tempfile.TemporaryDirectory() as workdir:
-            manifest.record_start(Path(workdir), default(), 0)
-            start = json.loads((Path(workdir) / "manifest.json").read_text())["starts"][0]
+        start = manifest.describe_start(0)
         return {"backend": jax.default_backend(), "settings": runtime.in_effect(), **start}
 
     def prepare(
