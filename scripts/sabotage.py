@@ -65,7 +65,7 @@ _ALL = [
         "best metric lost",
         "train.py",
         _RESTORED,
-        _restored("", "best_step=0, best_score=None"),
+        _restored("", "best_step=0, best_score=None, reference_score=None"),
         _RESUME,
     ),
     Sabotage(

@@ -64,7 +64,7 @@ def refused(command_lines, tmp_path):
 
     def run(target, arguments, *messages):
         before = contents(tmp_path)
-        done = command_lines.run(target, *arguments, cwd=tmp_path, timeout=60)
+        done = command_lines.run(target, *arguments, cwd=tmp_path, timeout=120)
         shown = f"exit code {done.code}, {done.seconds:.0f} s\n{done.out}{done.err}"
         assert done.code not in (0, None) and done.code > 0, shown
         assert "Traceback" not in done.err and not done.out, shown

@@ -133,7 +133,7 @@ def rate(config, step):
     return peak
 
 
-@settings(tries, max_examples=40)
+@settings(tries, max_examples=25)
 @given(schedules())
 def test_schedules_are_their_definitions_and_stay_in_bounds(config):
     validate(config)
@@ -181,7 +181,7 @@ def assert_permutations(stream, size):
     assert len(set(rest.tolist())) == len(rest)
 
 
-@settings(tries, max_examples=8)
+@settings(tries, max_examples=6)
 @given(st.integers(1, 70), st.integers(1, 90), st.integers(1, 3), seeds)
 def test_epochs_on_the_device_are_permutations(size, batch_size, max_steps, seed):
     order = device_pipeline.Order(seed, size, batch_size, max_steps)
