@@ -148,6 +148,8 @@ def measure(case: Case, args: argparse.Namespace, data: Path) -> Result:
 
         result["compile_mode"] = args.compile_mode or _compile_mode(args.backend, warm["macs"])
         modes = {EAGER: "eager", COMPILED: result["compile_mode"]} if args.peer else {}
+        if args.compile_mode == "none":  # which on a CPU takes many minutes for a DenseNet
+            modes.pop(COMPILED, None)
         for side, mode in modes.items():
             try:
                 child = stack.enter_context(start_peer(args.peer_python, cache / mode))
@@ -278,7 +280,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--data_dir", help="of the prepared CIFAR-10, '' for the default [random images]")
     add("--peer", choices=["torch"], help="measure PyTorch too")
     add("--peer_python", default=sys.executable, help="its interpreter [this one]")
-    add("--compile_mode", help="of torch.compile [by backend and network]")
+    add("--compile_mode", help="of torch.compile; none: eager alone [by backend and network]")
     add("--out", type=Path, default=Path("runs/benchmark"), help="directory [runs/benchmark]")
     return parser.parse_args(arguments)
 
