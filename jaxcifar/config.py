@@ -188,7 +188,7 @@ _RESUME = {
         eval.batch_size eval.every_steps eval.every_epochs eval.test_time_flip eval.test_time_shift
         eval.checkpoint
         checkpoint.every_steps checkpoint.every_epochs checkpoint.keep_every_steps
-        checkpoint.keep_every_epochs
+        checkpoint.keep_every_epochs checkpoint.on_error checkpoint.timeout_seconds
         log.every_steps log.layers_every_steps log.histograms log.tensorboard
     """,
 }
