@@ -33,7 +33,7 @@ def main() -> None:
 
     if _MODE.value == "reproduce":
         return _reproduce()
-    if not _CONFIG.value:
+    if _CONFIG.value is None:
         raise InputError("--config must name a recipe, as configs/resnet20.py")
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).name.replace(".py", "")
     workdir = _WORKDIR.value or "runs/" + re.sub(r"[^\w.-]+", "_", name)

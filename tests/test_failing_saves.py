@@ -42,8 +42,8 @@ def test_a_save_that_fails_is_said_and_harms_nothing(happened):
         case = f"{os.strerror(error)} at change {k}"
         # The older checkpoint was found whole, or the new one, in `failing_saves.restored`.
         assert step in (1, 2), case
-        if failure is None:
-            assert step == 2 and k == happened["total"], case
+        if failure is None:  # it failed after the new one was whole, or in fewer changes than that
+            assert step == 2, case
         else:
             assert failure == f"checkpoint 2 could not be written: {ERRORS[error]}", case
         assert not [name for name in left if name.endswith("tmp")], case
