@@ -79,7 +79,7 @@ def check_data(workdir: Path, fingerprints: dict[str, str]) -> None:
 
 
 def record_start(
-    workdir: Path, config: ConfigDict, step: int, fingerprints: dict[str, str]
+    workdir: Path, config: ConfigDict, step: int, fingerprints: dict[str, str] | None = None
 ) -> None:
     """Writes config and data into the manifest and adds this start to those before.
 
@@ -87,7 +87,7 @@ def record_start(
       workdir: of the run.
       config: what of it differs from the one there, and is not free to, is recorded with the step.
       step: that the start goes on from.
-      fingerprints: of the splits.
+      fingerprints: of the splits; None before they have been read.
     """
     run = read(workdir)
     run.pop("end", None)
@@ -95,7 +95,7 @@ def record_start(
     run |= {
         "config": _plain(config),
         "seed": config.train.seed,
-        "data": fingerprints,
+        "data": fingerprints or {},
         "config_changes": [*run.get("config_changes", ()), *changes],
         "starts": [*run.get("starts", ()), describe_start(step)],
     }

@@ -155,10 +155,10 @@ _ALL = [
         "test_positions.py::test_tf_data_is_the_same_in_two_processes",
     ),
     Sabotage(
-        "mixing tied to the policy",
+        "erasing tied to cutout",
         "data/augment.py",
-        "jax.random.fold_in(key, 3)",
-        "jax.random.fold_in(key, 0)",
+        "keys(2)",
+        "keys(1)",
         "test_augment.py::test_every_augmentation_has_a_key_of_its_own",
     ),
     Sabotage(
