@@ -117,7 +117,7 @@ def read_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
         checkpoints.wait()
         if failure := checkpoints.failure():
             raise StoppedError(f"error: {failure}")
-        record_start(workdir, config, step=0, fingerprints={})  # it has seen no data
+        record_start(workdir, config, step=0)
     print(f"{workdir}: a run of {config.model.name} at step 0, with the weights of {file}")
 
 
