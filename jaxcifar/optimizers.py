@@ -54,6 +54,7 @@ def _is_kernel(params: Any) -> Any:
 
 
 _LEAST_SCALE = 1.0
+_LARGE = 2**16  # numbers in an array
 
 
 @struct.dataclass
@@ -93,4 +94,8 @@ class LossScale:
 
 def all_finite(tree: Any) -> jax.Array:
     """Returns whether every number of a tree is finite, as a bool scalar."""
-    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
+    # Joined, as hundreds of small arrays one by one take longer to compile than all the rest.
+    leaves = [jnp.ravel(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
+    joined = jnp.concatenate([leaf for leaf in leaves if leaf.size < _LARGE])
+    large = [leaf for leaf in leaves if leaf.size >= _LARGE]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in (joined, *large)]).all()

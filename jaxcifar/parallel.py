@@ -69,11 +69,26 @@ def round_up_batch_size(batch_size: int) -> int:
 def map_train_step(train_step: Callable, in_axes: Any = 0) -> Callable:
     """Maps (state, ...) -> (state, ...) over the devices; the old state's memory is reused.
 
+    On a CPU a call returns when the one before has ended: each that is in flight there has memory
+    of its own for what it computes.
+
     Args:
       train_step: for one device.
       in_axes: 0 for each argument with a row for each device, None for one without; or 0 for all.
     """
-    return jax.pmap(train_step, axis_name=AXIS, in_axes=in_axes, donate_argnums=0)
+    mapped = jax.pmap(train_step, axis_name=AXIS, in_axes=in_axes, donate_argnums=0)
+    if jax.default_backend() != "cpu":
+        return mapped
+    before = None
+
+    def call(state: Any, *arguments: Any) -> tuple[Any, ...]:
+        nonlocal before
+        state, *results = mapped(state, *arguments)
+        jax.block_until_ready(before)
+        before = results
+        return state, *results
+
+    return call
 
 
 def map_eval_step(eval_step: Callable) -> Callable:

@@ -1,4 +1,4 @@
-"""Batch normalisation in two halves: a DenseNet measures features once and uses them often.
+"""Batch normalisation, in one step or in two: a DenseNet standardises once for many layers.
 
 Ioffe and Szegedy 2015, "Batch Normalization". Statistics are float32 at least, whatever the
 features are.
@@ -55,6 +55,44 @@ def normalize(x: jax.Array, statistics: Statistics, affine: Affine, dtype: jnp.d
     return (x * factor + (affine.bias - statistics.mean * factor)).astype(dtype)
 
 
+def standardize(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, Statistics]:
+    """Returns features [B, H, W, C] with mean 0 and variance 1, in their dtype, and how they were.
+
+    Args:
+      x: the features.
+      axis_name: device axis over which statistics are averaged, or None.
+    """
+    statistics = batch_statistics(x, axis_name)
+    factor = lax.rsqrt(statistics.variance + _EPSILON)
+    return ((x - statistics.mean) * factor).astype(x.dtype), statistics
+
+
+def standardize_gradient(
+    standardized: jax.Array, statistics: Statistics, gradient: jax.Array, axis_name: str | None
+) -> jax.Array:
+    """Returns the gradient with respect to `standardize`'s argument.
+
+    Args:
+      standardized, statistics: what it returned; the statistics have no gradient of their own.
+      gradient: with respect to the standardised features.
+      axis_name: as there.
+    """
+    wide = jnp.promote_types(gradient.dtype, jnp.float32)
+    sums = gradient.astype(wide), gradient.astype(wide) * standardized
+    shift, slope = (x.mean(tuple(range(x.ndim - 1))) for x in sums)
+    if axis_name is not None:
+        shift, slope = lax.pmean((shift, slope), axis_name)
+    factor = lax.rsqrt(statistics.variance + _EPSILON)
+    # A difference of arrays comes last: a product with a vector XLA:CPU repeats in all readers.
+    mean_part = standardized * (factor * slope) + factor * shift
+    return (factor * gradient - mean_part).astype(gradient.dtype)
+
+
+def affine_map(x: jax.Array, affine: Affine, dtype: jnp.dtype) -> jax.Array:
+    """Returns standardised features [B, H, W, C], multiplied and shifted, in `dtype`."""
+    return (x * affine.scale + affine.bias).astype(dtype)
+
+
 class BatchNorm(nn.Module):
     """Normalises features by their statistics or, in evaluation, by the running ones.
 
@@ -76,12 +114,15 @@ class BatchNorm(nn.Module):
 
         Args:
           x: the features.
-          statistics: theirs, if they are known.
+          statistics: theirs before they were standardised, if they are.
         """
         variables = _Variables(self, x.shape[-1], self.scale_init)
         if not self.train:
             return normalize(x, variables.running, variables.affine, self.dtype)
-        statistics = statistics or batch_statistics(x, self.axis_name)
+        if statistics is not None:
+            variables.update(statistics)
+            return affine_map(x, variables.affine, self.dtype)
+        statistics = batch_statistics(x, self.axis_name)
         variables.update(statistics)
         return normalize(x, statistics, variables.affine, self.dtype)
 

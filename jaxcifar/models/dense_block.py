@@ -4,10 +4,10 @@ Huang et al. 2016, "Densely Connected Convolutional Networks", sections 3 and 4.
 BatchNorm, ReLU, 1x1 convolution to 4k channels, BatchNorm, ReLU, 3x3 convolution to k channels.
 
 To join features by concatenation takes memory and traffic that grow with the square of the depth.
-Here they are written side by side into one buffer, and the gradient is spelt out: a layer's
-normalised features are made again from the buffer where they are needed, its own features'
-statistics are measured once for all layers that read them, and the features' gradients are added
-up in one buffer (Pleiss et al. 2017, "Memory-Efficient Implementation of DenseNets").
+Here they are written side by side into one buffer, standardised: their statistics are the same for
+all layers that read them, which differ in scale and bias alone. The gradient is spelt out: what a
+layer makes of the buffer is made again where it is needed, and the features' gradients are added up
+in one buffer too (Pleiss et al. 2017, "Memory-Efficient Implementation of DenseNets").
 """
 
 from functools import partial
@@ -21,8 +21,11 @@ from jaxcifar.models.batch_norm import (
     Affine,
     BatchNormVariables,
     Statistics,
+    affine_map,
     batch_statistics,
     normalize,
+    standardize,
+    standardize_gradient,
 )
 from jaxcifar.models.layers import Kernel, convolve, relu
 
@@ -101,9 +104,9 @@ def evaluate(
 def train(
     block: Block, x: jax.Array, layers: list[Weights], key: jax.Array
 ) -> tuple[jax.Array, Statistics, list[Statistics]]:
-    """Returns the features and their statistics, and of each layer the statistics within it.
+    """Returns the features, standardised; how they were before; each layer's statistics within it.
 
-    The gradients of the last are not propagated: they only move the running ones.
+    Only the first has a gradient: the statistics are there to move the running ones.
 
     Args:
       block: see there.
@@ -117,57 +120,51 @@ def train(
 def _forward(block: Block, x: jax.Array, layers: list[Weights], key: jax.Array) -> Any:
     width = x.shape[-1]
     added = len(layers) * block.growth_rate
-    features = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, added)))
-    statistics = [batch_statistics(x, block.axis_name)]
-    bottlenecks, within = [], []
+    standardized, measured = standardize(x, block.axis_name)
+    features = jnp.pad(standardized, ((0, 0), (0, 0), (0, 0), (0, added)))
+    statistics, bottlenecks, within = [measured], [], []
     for index, weights in enumerate(layers):
-        bottleneck = _project(features[..., :width], _join(statistics), *weights[:2])
-        new, measured = _expand(block, bottleneck, *weights[2:], jax.random.fold_in(key, index))
-        features = features.at[..., width : width + block.growth_rate].set(new)
-        statistics.append(batch_statistics(new, block.axis_name))
+        bottleneck = _project(features[..., :width], *weights[:2])
+        new, inner = _expand(block, bottleneck, *weights[2:], jax.random.fold_in(key, index))
+        standardized, measured = standardize(new, block.axis_name)
+        features = features.at[..., width : width + block.growth_rate].set(standardized)
+        statistics.append(measured)
         bottlenecks.append(None if block.recompute else bottleneck)
-        within.append(measured)
+        within.append(inner)
         width += block.growth_rate
-    statistics = _join(statistics)
-    return (features, statistics, within), (features, statistics, bottlenecks, layers, key)
+    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *statistics)
+    return (features, joined, within), (features, statistics, bottlenecks, layers, key)
 
 
 def _backward(block: Block, saved: Any, gradients: Any) -> Any:
     features, statistics, bottlenecks, layers, key = saved
-    into_features, into_statistics, _ = gradients
+    into_features = gradients[0]
     into_layers: list[Weights] = []
-    measure = partial(batch_statistics, axis_name=block.axis_name)
     end = features.shape[-1]
     for index in reversed(range(len(layers))):
         start, weights = end - block.growth_rate, layers[index]
         # No later layer is left that reads the new features, so their gradient is complete.
-        new = features[..., start:end]
-        into_new = into_features[..., start:end]
-        into_new += jax.vjp(measure, new)[1](_part(into_statistics, start, end))[0]
-        read = features[..., :start], _part(statistics, 0, start)
-        bottleneck, project_vjp = jax.vjp(_project, *read, *weights[:2])
+        new, into_new = features[..., start:end], into_features[..., start:end]
+        into_new = standardize_gradient(new, statistics[1 + index], into_new, block.axis_name)
+        bottleneck, project_vjp = jax.vjp(_project, features[..., :start], *weights[:2])
         if not block.recompute:
             bottleneck = bottlenecks[index]
         expand = partial(_expand, block, key=jax.random.fold_in(key, index))
         _, expand_vjp, _ = jax.vjp(expand, bottleneck, *weights[2:], has_aux=True)
         into_bottleneck, *into_second = expand_vjp(into_new)
-        into_read, into_measured, *into_first = project_vjp(into_bottleneck)
+        into_read, *into_first = project_vjp(into_bottleneck)
         into_features = into_features.at[..., :start].add(into_read)
-        into_statistics = jax.tree.map(jnp.add, _part(into_statistics, 0, start), into_measured)
         into_layers.insert(0, Weights(*into_first, *into_second))
         end = start
-    x = features[..., :end]
-    into_x = into_features[..., :end] + jax.vjp(measure, x)[1](into_statistics)[0]
-    return into_x, into_layers, None
+    x, into_x = features[..., :end], into_features[..., :end]
+    return standardize_gradient(x, statistics[0], into_x, block.axis_name), into_layers, None
 
 
 train.defvjp(_forward, _backward)
 
 
-def _project(
-    features: jax.Array, statistics: Statistics, affine: Affine, kernel: jax.Array
-) -> jax.Array:
-    return convolve(relu(normalize(features, statistics, affine, features.dtype)), kernel)
+def _project(features: jax.Array, affine: Affine, kernel: jax.Array) -> jax.Array:
+    return convolve(relu(affine_map(features, affine, features.dtype)), kernel)
 
 
 def _expand(
@@ -179,11 +176,3 @@ def _expand(
         kept = jax.random.bernoulli(key, 1 - block.dropout_rate, y.shape)
         y = jnp.where(kept, y / (1 - block.dropout_rate), 0)
     return y, statistics
-
-
-def _join(statistics: list[Statistics]) -> Statistics:
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *statistics)
-
-
-def _part(statistics: Statistics, start: int, end: int) -> Statistics:
-    return jax.tree.map(lambda x: x[start:end], statistics)
