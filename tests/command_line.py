@@ -17,6 +17,8 @@ import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxcifar import runtime
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -34,15 +36,15 @@ class CommandLines:
 
     def __init__(self, **variables: str):
         """Starts it with `variables` in its environment."""
+        env = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | variables
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, "-m", "tests.command_line"],
+            cwd=REPOSITORY,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ
-            # It would replace the process.
-            | {"JAXCIFAR_CPU_SETTINGS": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
-            | variables,
+            # Those of an entry point, which would replace the process to have them.
+            env=env | runtime.cpu_settings(env),
         )
 
     def __enter__(self) -> "CommandLines":
@@ -63,7 +65,6 @@ class CommandLines:
 
 
 def _serve() -> None:
-    sys.path[0] = str(REPOSITORY)
     sys.dont_write_bytecode = True  # a recipe's folder is to stay as it is
     # What takes long to import, and starts no thread by that.
     import orbax.checkpoint  # noqa: F401

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from .command_line import REPOSITORY, CommandLines, Done
+from .whole_run import RUN
+
 # Before JAX starts. More threads than cores, or the fake devices' collectives can hang.
 _TWO_DEVICES = "--xla_force_host_platform_device_count=2"
 _USERS_FLAGS = os.environ.get("XLA_FLAGS", "")
@@ -19,7 +22,8 @@ _CACHE = tempfile.TemporaryDirectory(prefix="jaxcifar_test_")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+# Options of `jax.jit` that halve the time to compile a network, for what is computed once.
+COMPILED_QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +33,18 @@ def cifar_archives() -> Path:
     if not path:
         pytest.skip("set JAXCIFAR_TEST_DATA to a directory with the unpacked binary CIFAR archives")
     return Path(path)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """Adds the model "tiny" to those that a config can name."""
+    from jaxcifar import models  # not before JAX may start
+
+    from .tiny import Tiny
+
+    models.register({"tiny": {}}, source="")(Tiny)
+    yield
+    del models.registry["tiny"]
 
 
 @pytest.fixture(scope="session")
@@ -53,12 +69,38 @@ def start_main():
 
 
 @pytest.fixture(scope="session")
-def run_main(start_main):
-    """Runs `python -m jaxcifar.main` to its end; returns exit code, stdout and stderr."""
+def command_lines():
+    """Runs command lines to their ends, on one device and without a network."""
+    nowhere = "http://127.0.0.1:9"
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), nowhere)
+    with CommandLines(XLA_FLAGS=_USERS_FLAGS, **proxies) as server:
+        yield server
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        process = start_main(*arguments)
-        out, err = process.communicate(timeout=900)
-        return process.returncode, out, err
+
+@pytest.fixture(scope="session")
+def run_command(command_lines):
+    """Runs a module or a script to its end, in the repository's root."""
+
+    def run(target: str | Path, *arguments: object) -> Done:
+        return command_lines.run(str(target), *arguments, cwd=REPOSITORY, timeout=900)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def run_main(run_command):
+    """Runs `python -m jaxcifar.main` to its end; returns exit code, stdout and stderr."""
+
+    def run(*arguments: str) -> tuple[int | None, str, str]:
+        return run_command("jaxcifar.main", *arguments)[:3]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def whole_run(run_main, tmp_path_factory):
+    """The workdir of `RUN`, which nothing has broken; a test that writes to it copies it."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    code, _, err = run_main(*RUN, f"--workdir={workdir}")
+    assert code == 0, err
+    return workdir

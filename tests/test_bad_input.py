@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from .command_line import REPOSITORY, CommandLines
+from .conftest import REPOSITORY
 
 MAIN, EXPORT, MODELS = "jaxcifar.main", "jaxcifar.export", "jaxcifar.models"
 SHOW, PREPARE = "jaxcifar.data.show", str(REPOSITORY / "scripts" / "prepare_data.py")
@@ -35,15 +35,6 @@ def get_config():
     {change}
     return config
 """
-NO_NETWORK = dict.fromkeys(
-    ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"
-)
-
-
-@pytest.fixture(scope="module")
-def command_lines():
-    with CommandLines(XLA_FLAGS="", **NO_NETWORK) as server:
-        yield server
 
 
 def contents(directory):

@@ -31,8 +31,15 @@ def numbers(value):
     return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
 
 
-def test_a_small_run_without_the_peers_interpreter(tmp_path):
-    tasks = ["fixed", "device", "many", "evaluation", "matrix"]
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        ["fixed", "device", "many"],
+        pytest.param(["fixed", "device", "many", "evaluation", "matrix"], marks=pytest.mark.slow),
+    ],
+    ids=["training", "more"],
+)
+def test_a_small_run_without_the_peers_interpreter(tasks, tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, REPOSITORY / "scripts" / "benchmark.py", "--models", "resnet8@8"),

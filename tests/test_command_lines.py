@@ -1,27 +1,20 @@
-"""The entry points beside main, each in a process of its own."""
+"""The entry points beside main."""
 
-import subprocess
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from .conftest import REPOSITORY
 
-
-def run(module, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=REPOSITORY,
-    )
-    return done.returncode, done.stdout, done.stderr
+@pytest.fixture
+def run(run_command):
+    """Runs a module; returns exit code, stdout and stderr."""
+    return lambda *arguments: run_command(*arguments)[:3]
 
 
 @pytest.mark.slow
-def test_models_lists_the_registry():
+def test_models_lists_the_registry(run):
     code, out, err = run("jaxcifar.models")
     assert code == 0, err
     rows = {line.split()[0]: line for line in out.splitlines()[1:]}
@@ -30,7 +23,7 @@ def test_models_lists_the_registry():
     assert rows["resnet56"].endswith("He et al. 2015, section 4.2")
 
 
-def test_models_shows_a_recipes_layers():
+def test_models_shows_a_recipes_layers(run):
     code, out, err = run("jaxcifar.models", "--config=configs/quickstart.py")
     assert code == 0, err
     assert "stage3_block2/conv2" in out and "float32[3,3,64,64]" in out
@@ -44,7 +37,7 @@ QUICKSTART = [
 ]
 
 
-def test_weights_go_to_pytorch_and_back(tmp_path):
+def test_weights_go_to_pytorch_and_back(run, tmp_path):
     file = tmp_path / "out" / "weights.safetensors"
     here = [*QUICKSTART, f"--workdir={tmp_path / 'a'}"]
     assert run("jaxcifar.main", *here)[0] == 0
@@ -78,7 +71,7 @@ def test_weights_go_to_pytorch_and_back(tmp_path):
         (None, "not a safetensors file"),
     ],
 )
-def test_a_file_that_does_not_fit_is_explained_and_leaves_nothing(tmp_path, change, message):
+def test_a_file_that_does_not_fit_is_explained_and_leaves_nothing(run, tmp_path, change, message):
     from jaxcifar import models
     from jaxcifar.torch_weights import to_torch
 
@@ -90,7 +83,9 @@ def test_a_file_that_does_not_fit_is_explained_and_leaves_nothing(tmp_path, chan
         import jax.numpy as jnp
 
         model = models.create("resnet8", num_classes=10)
-        arrays = to_torch(model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False))
+        images = jnp.zeros((1, 8, 8, 1))
+        shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+        arrays = to_torch(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
         arrays = {k: v for k, v in {**arrays, **change}.items() if v is not None}
         save_file(arrays, file)
     workdir = tmp_path / "run"
@@ -101,7 +96,7 @@ def test_a_file_that_does_not_fit_is_explained_and_leaves_nothing(tmp_path, chan
     assert not workdir.exists() and not out
 
 
-def test_export_wants_one_direction(tmp_path):
+def test_export_wants_one_direction(run, tmp_path):
     arguments = [*QUICKSTART, f"--workdir={tmp_path}", "--file=x"]
     code, _, err = run("jaxcifar.export", *arguments)
     assert code == 1 and "one of --to and --from" in err

@@ -1,4 +1,4 @@
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +26,17 @@ def section(**fields):
     return config
 
 
-def batches(steps, split=None, first_step=0, devices=1, seed=0, max_steps=1, config=None):
-    """The batches of some steps, the devices' shares put together."""
+@cache
+def maker(share, seed, **fields):
+    """`train_batch`, compiled once for each of these."""
+    return jax.jit(partial(train_batch, share=share, config=section(**fields), seed=seed))
+
+
+def batches(steps, split=None, first_step=0, devices=1, seed=0, max_steps=1, **fields):
+    """The batches of some steps, the devices' shares put together; `fields` are the config's."""
     split = split or numbered()
     order = Order(seed, len(split.labels), BATCH, max_steps)
-    make = jax.jit(
-        partial(train_batch, share=BATCH // devices, config=config or section(), seed=seed)
-    )
+    make = maker(BATCH // devices, seed, **fields)
     found = []
     for step in range(first_step, steps):
         permutations, _, position = order.at(step)
@@ -71,13 +75,12 @@ AUGMENTED = {"crop_padding": 2, "horizontal_flip": True}
 
 
 def test_a_batch_follows_from_the_step_alone():
-    config = section(**AUGMENTED)
-    whole = batches(16, IMAGES, config=config)
+    whole = batches(16, IMAGES, **AUGMENTED)
     for first in (1, 6, 7, 13, 15):
-        later = batches(16, IMAGES, first_step=first, config=config)
+        later = batches(16, IMAGES, first_step=first, **AUGMENTED)
         jax.tree.map(np.testing.assert_array_equal, later, whole[first:])
     for other in ({"devices": 2}, {"devices": 4}, {"max_steps": 20}):
-        same = batches(16, IMAGES, config=config, **other)
+        same = batches(16, IMAGES, **AUGMENTED, **other)
         jax.tree.map(np.testing.assert_array_equal, same, whole)
 
 
@@ -109,9 +112,8 @@ def test_permutations_are_made_once_an_epoch():
 
 
 def test_crops_are_those_of_the_padded_image():
-    config = section(crop_padding=2)
     corners = set()
-    for batch in batches(40, IMAGES, config=config):
+    for batch in batches(40, IMAGES, crop_padding=2):
         for image, label in zip(batch["image"], batch["label"], strict=True):
             padded = np.pad(IMAGES.images[label], ((2, 2), (2, 2), (0, 0)))
             windows = np.lib.stride_tricks.sliding_window_view(padded, (6, 6), axis=(0, 1))
@@ -121,9 +123,9 @@ def test_crops_are_those_of_the_padded_image():
     assert corners == {(row, column) for row in range(5) for column in range(5)}
 
 
-def mirrored(config, steps):
+def mirrored(steps, **fields):
     found = []
-    for batch in batches(steps, IMAGES, config=config):
+    for batch in batches(steps, IMAGES, horizontal_flip=True, **fields):
         for image, label in zip(batch["image"], batch["label"], strict=True):
             whole = IMAGES.images[label]
             flipped = np.array_equal(image, whole[:, ::-1])
@@ -133,13 +135,12 @@ def mirrored(config, steps):
 
 
 def test_half_of_the_images_are_mirrored():
-    share = np.mean([flipped for _, flipped in mirrored(section(horizontal_flip=True), 100)])
+    share = np.mean([flipped for _, flipped in mirrored(100)])
     assert abs(share - 0.5) < 4 * np.sqrt(0.25 / 800)
 
 
 def test_alternating_flips_show_both_sides_in_two_epochs():
-    config = section(horizontal_flip=True, alternating_flip=True)
-    found = mirrored(config, 25)
+    found = mirrored(25, alternating_flip=True)
     by_epoch = [dict(found[epoch * SIZE : (epoch + 1) * SIZE]) for epoch in range(4)]
     for label in range(SIZE):
         sides = [epoch[label] for epoch in by_epoch]

@@ -23,22 +23,7 @@ from jaxcifar.config import default, durations
 from jaxcifar.data import datasets
 from jaxcifar.steps import create_program
 
-STEPS, INTERVAL = 60, 7
-RUN = [
-    "--config=configs/quickstart.py",
-    "--config.model.name=resnet8",
-    "--config.dataset.validation_size=138",
-    "--config.train.early_stopping_patience=50",
-    "--config.train.num_epochs=0",
-    f"--config.train.num_steps={STEPS}",
-    "--config.schedule.name=constant",
-    "--config.schedule.milestones_epochs=()",
-    "--config.log.every_steps=5",
-    "--config.eval.every_steps=12",
-    f"--config.checkpoint.every_steps={INTERVAL}",
-    "--config.checkpoint.keep_every_steps=21",
-    "--config.log.tensorboard=False",
-]
+from .whole_run import INTERVAL, RUN, STEPS
 
 
 def outcome(workdir):
@@ -63,12 +48,13 @@ def outcome(workdir):
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory, run_main):
-    workdir = tmp_path_factory.mktemp("unbroken")
-    code, _, err = run_main(*RUN, f"--workdir={workdir}")
-    assert code == 0, err
-    result = outcome(workdir)
-    assert len(result[0]) > 50 and len(result[2]) == 12 + 2 * 5
+def unbroken(whole_run):
+    result = outcome(whole_run)
+    assert len(result[0]) > 50
+    steps = [(row["split"], int(row["step"])) for row in result[2]]
+    assert [step for split, step in steps if split == "train"] == list(range(5, 61, 5))
+    evaluated = [(split, step) for step in range(12, 61, 12) for split in ("validation", "test")]
+    assert [row for row in steps if row[0] != "train"] == evaluated
     assert {"21", "42", "60", "run_id", "metrics.csv", "lock"} <= set(result[3])
     return result
 

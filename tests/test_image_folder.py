@@ -354,12 +354,13 @@ def test_impossible_arguments_are_errors(train):
         eval_batches(train, image_size=SIZE, batch_size=1, resize=20)
 
 
+@pytest.mark.usefixtures("tiny")
 def test_a_run_that_skips_counts_alike_when_it_goes_on(with_bad_images, tmp_path, caplog, capsys):
     """Of 30 training images two are bad, of 15 for testing one; two epochs of 6 steps of 10."""
     config = default()
     config.dataset.name, config.dataset.data_dir = "image_folder", with_bad_images["train"].root
     config.dataset.image_size, config.dataset.on_bad_image = SIZE, "skip"
-    config.model.name, config.eval.batch_size = "resnet8", 8
+    config.model.name, config.eval.batch_size = "tiny", 8
     config.train.num_steps, config.train.batch_size = 6, 10
     config.log.every_steps, config.log.tensorboard = 2, False
     config.eval.every_steps = 6

@@ -1,4 +1,5 @@
 import csv
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from jaxcifar.layer_statistics import (
     troubled_layers,
 )
 from jaxcifar.table import Table
+
+from .conftest import COMPILED_QUICKLY
 
 
 def tree(kernel, bias, scale):
@@ -105,11 +108,11 @@ def training(learning_rate, steps, **fields):
     model = models.create("resnet8", num_classes=10, **fields)
     images = jax.random.normal(jax.random.key(0), (16, 8, 8, 3))
     labels = jnp.arange(16) % 10
-    variables = model.init(jax.random.key(1), images, train=False)
+    variables = jax.jit(partial(model.init, train=False))(jax.random.key(1), images)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     optimizer = optax.trace(decay=0.9)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=COMPILED_QUICKLY)
     def step(params, batch_stats, opt_state, learning_rate):
         def loss(params):
             logits, _ = model.apply(

@@ -24,6 +24,8 @@ from jaxcifar.schedules import lowered
 from jaxcifar.steps import create_program, create_state, train_step
 from jaxcifar.train import train
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 
 @jax.custom_vjp
 def without_gradient(x):
@@ -154,7 +156,7 @@ def test_layers_are_named():
         nonfinite.check_state(5, state, 0)
 
 
-# Whole runs.
+# Whole runs, of a network of four layers.
 
 
 def small_run(**fields):
@@ -162,7 +164,7 @@ def small_run(**fields):
     config.dataset.name = "digits"
     config.augment.crop_padding = 1
     config.augment.horizontal_flip = False
-    config.model.name = "resnet8"
+    config.model.name = "tiny"
     config.train.num_steps = 14
     config.train.batch_size = 32
     config.eval.every_steps = 14
@@ -237,7 +239,7 @@ def test_a_run_stops_and_saves_nothing_of_it(steps_per_call, spoil, tmp_path):
     with pytest.raises(NonFinite) as caught:
         train(config, tmp_path)
     message = str(caught.value)
-    assert re.match(r"step 7: not finite, with a loss of .*; params in \d+ of 15 layers: ", message)
+    assert re.match(r"step 7: not finite, with a loss of .*; params in \d of 4 layers: ", message)
     assert f"last good checkpoint: {tmp_path}/checkpoints/5\n" in message
     assert len(message.splitlines()) < 6
     found = saved(config, tmp_path)

@@ -25,6 +25,7 @@ def finished(tmp_path_factory):
         train__num_steps=10,
         train__ema_decay=0.9,
         dataset__validation_size=100,
+        model__name="resnet8",
         log__every_steps=3,
     )
     train(config, workdir)
@@ -47,6 +48,7 @@ def test_a_run_again_is_equal_to_the_bit(finished, capsys):
         reproduce(workdir, workdir / "reproduction")
 
 
+@pytest.mark.slow
 def test_on_other_devices_it_is_not_and_the_command_says_where(finished, run_main, tmp_path):
     _, workdir = finished  # on two devices, whose batch statistics are their own
     code, out, err = run_main("--mode=reproduce", f"--workdir={workdir}", f"--out={tmp_path / 'a'}")

@@ -1,15 +1,11 @@
-"""The grid of training images, as a picture that is read back and as a process of its own."""
+"""The grid of training images, as a picture that is read back."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
-
-from .conftest import REPOSITORY
 
 QUICKSTART = "--config=configs/quickstart.py"
 # A process of its own, as only one entry point's flags can be defined in one.
@@ -35,21 +31,26 @@ cli.run(show.main, show.__doc__)
 """
 
 
-def run(*arguments):
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=REPOSITORY
-    )
-    return done.returncode, done.stdout, done.stderr
+@pytest.fixture
+def run_text(run_command, tmp_path_factory):
+    """Runs the text of a script; returns exit code, stdout and stderr."""
+
+    def run(text, *arguments):
+        script = tmp_path_factory.mktemp("script") / "script.py"
+        script.write_text(text)
+        return run_command(script, *arguments)[:3]
+
+    return run
 
 
 @pytest.fixture
-def draw(tmp_path):
+def draw(run_text, tmp_path):
     """Calls `grid`; returns uint8 pixels [H, W, 3]."""
 
     def call(images, captions):
         np.save(tmp_path / "images.npy", images)
         out = tmp_path / "grid.png"
-        code, _, err = run("-c", DRAW, tmp_path / "images.npy", json.dumps(captions), out)
+        code, _, err = run_text(DRAW, tmp_path / "images.npy", json.dumps(captions), out)
         assert code == 0, err
         return pixels_of(out)
 
@@ -118,10 +119,10 @@ def digits():
     return {image.tobytes(): label for image, label in zip(images, data.target, strict=True)}
 
 
-def test_the_command_draws_a_recipes_images_over_their_labels(tmp_path, draw):
+def test_the_command_draws_a_recipes_images_over_their_labels(run_command, tmp_path, draw):
     out = tmp_path / "new" / "grid.png"
     arguments = [QUICKSTART, f"--out={out}", "--config.augment.crop_padding=0", "--step=3"]
-    code, text, err = run("-m", "jaxcifar.data.show", *arguments, "--count=99")
+    code, text, err, _ = run_command("jaxcifar.data.show", *arguments, "--count=99")
     assert code == 0, err
     assert text == f"{out}: 64 images of step 3\n"  # a batch has no more
     picture = pixels_of(out)
@@ -133,12 +134,10 @@ def test_the_command_draws_a_recipes_images_over_their_labels(tmp_path, draw):
     np.testing.assert_array_equal(picture, draw(images[..., None], captions))
 
 
-def test_captions_have_the_weights_of_a_mixed_batch(tmp_path):
+def test_captions_have_the_weights_of_a_mixed_batch(run_text, tmp_path):
     out, captions = tmp_path / "grid.png", tmp_path / "captions.json"
-    code, _, err = run(
-        *("-c", RECORD, captions, QUICKSTART, f"--out={out}", "--config.augment.mixup_alpha=1.0"),
-        "--config.train.label_smoothing=0.1",
-    )
+    fields = ["--config.augment.mixup_alpha=1.0", "--config.train.label_smoothing=0.1"]
+    code, _, err = run_text(RECORD, captions, QUICKSTART, f"--out={out}", *fields)
     assert code == 0, err
     lines = json.loads(captions.read_text())
     weights = [[float(line.split()[0]) for line in caption] for caption in lines]
@@ -160,10 +159,12 @@ def test_captions_have_the_weights_of_a_mixed_batch(tmp_path):
         ([QUICKSTART, "--out={}.txt"], "must end in .png"),
     ],
 )
-def test_what_cannot_be_drawn_is_explained_and_leaves_no_file(tmp_path, arguments, message):
+def test_what_cannot_be_drawn_is_explained_and_leaves_no_file(
+    run_command, tmp_path, arguments, message
+):
     out = tmp_path / "grid.png"
     arguments = [f"--out={out}", *(argument.format(out) for argument in arguments)]
-    code, text, err = run("-m", "jaxcifar.data.show", *arguments)
+    code, text, err, _ = run_command("jaxcifar.data.show", *arguments)
     assert code == 1 and message in err and "Traceback" not in err
     assert len(err.splitlines()) < 24 and not text
     assert not list(tmp_path.iterdir())

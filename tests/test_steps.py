@@ -14,6 +14,8 @@ from jaxcifar.data.tf_pipeline import train_batches
 from jaxcifar.steps import create_program, create_state, train_step
 from jaxcifar.validation import validate
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 
 class Linear(nn.Module):
     """Logits that are linear in the pixels: its gradient is known in closed form."""
@@ -207,7 +209,7 @@ def test_watched_layers_are_those_of_the_update():
 def program(**fields):
     config = default()
     config.dataset.name = "digits"
-    config.model.name = "resnet8"
+    config.model.name = "tiny"
     config.train.num_steps = 20
     config.train.batch_size = 32
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
@@ -262,7 +264,7 @@ def test_the_same_seed_gives_the_same_bits(one_device):
 def test_another_seed_gives_another_network():
     one = program()[1].create_state().params
     other = program(train__seed=1)[1].create_state().params
-    assert not np.array_equal(one["conv"]["kernel"], other["conv"]["kernel"])
+    assert not np.array_equal(one["conv1"]["kernel"], other["conv1"]["kernel"])
 
 
 def test_bfloat16_follows_float32(one_device):
@@ -293,5 +295,5 @@ def test_the_old_state_is_donated():
 
 
 def test_the_model_gets_the_configs_fields():
-    state = jax.eval_shape(program(model__shortcut="B")[1].create_state)
+    state = jax.eval_shape(program(model__name="resnet8", model__shortcut="B")[1].create_state)
     assert "conv_shortcut" in state.params["stage2_block1"]

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,9 +113,11 @@ def test_a_layer_convolves_with_three_levels_a_filter(scheme, strides, size):
 def test_all_but_the_first_and_the_last_layer_are_ternary(scheme, scale):
     fields = {"num_classes": 10, "ternary": scheme, "ternary_scale": scale}
     model = models.create("resnet8", shortcut="B", **fields)
-    images = jnp.zeros((1, 8, 8, 3))
-    variables = model.init(jax.random.key(0), images, train=False)
-    _, found = model.apply(variables, images, train=False, mutable=[ternary.LEVELS])
+    key, images = jax.random.key(0), jnp.zeros((1, 8, 8, 3))
+    variables = jax.eval_shape(partial(model.init, train=False), key, images)
+    _, found = jax.eval_shape(
+        partial(model.apply, train=False, mutable=[ternary.LEVELS]), variables, images
+    )
     counted = {
         "/".join(e.key for e in path[:-2]): None for path, _ in leaves(found[ternary.LEVELS])
     }
@@ -126,7 +130,7 @@ def test_all_but_the_first_and_the_last_layer_are_ternary(scheme, scale):
     # The float network's weights fit.
     plain = models.create("resnet8", shortcut="B", num_classes=10)
     shapes = {jax.tree_util.keystr(p): x.shape for p, x in leaves(variables["params"])}
-    for path, x in leaves(plain.init(jax.random.key(0), images, train=False)["params"]):
+    for path, x in leaves(jax.eval_shape(partial(plain.init, train=False), key, images)["params"]):
         assert shapes[jax.tree_util.keystr(path)] == x.shape
 
 
@@ -140,7 +144,7 @@ def test_a_ternary_network_overfits_a_batch(scheme, scale):
     images = jnp.array(random.normal(size=(16, 8, 8, 3)), jnp.float32)
     labels = jnp.array(random.randint(0, 10, 16))
     model = models.create("resnet8", num_classes=10, ternary=scheme, ternary_scale=scale)
-    variables = model.init(jax.random.key(0), images, train=False)
+    variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), images)
     params, batch_stats = variables["params"], variables["batch_stats"]
     optimizer = optax.sgd(0.1, momentum=0.9)
     state = optimizer.init(params)
