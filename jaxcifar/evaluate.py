@@ -123,8 +123,9 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
       InputError: if the config cannot be meant or is not that of the run, or there is no such
         checkpoint.
     """
-    program, (step, state, _) = restore(config, workdir)
+    validate(config)
     with Peers(config.train.distributed, config.train.peer_timeout_seconds):
+        program, (step, state, _) = restore(config, workdir)
         splits = datasets.load(config.dataset)
         totals = Evaluator(config, program, splits).totals(parallel.replicate(state))
         results = {name: metrics.summarize(total) for name, total in totals.items()}

@@ -3,7 +3,6 @@
 Elsewhere a step is written for one device, and a batch is one process's share.
 """
 
-import math
 import os
 import socket
 import threading
@@ -21,18 +20,15 @@ from jaxcifar.stopping import end_at_once
 
 AXIS = "batch"
 _START_SECONDS = 300
+_JAX_SECONDS = 24 * 3600
 
 
-def start(distributed: bool, timeout: float = 0.0) -> None:
+def start(distributed: bool) -> None:
     """Joins the run's other processes, if it has any; call before anything else touches JAX.
 
     Who they are is known from the scheduler, as `jax.distributed` finds it, or from the environment
     variables JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES, JAX_PROCESS_ID.
     If they do not all come, the process ends.
-
-    Args:
-      distributed: whether there are others.
-      timeout: the seconds in which `Peers` notices that one is gone; JAX is to wait for longer.
 
     Raises:
       InputError: if neither says.
@@ -47,15 +43,16 @@ def start(distributed: bool, timeout: float = 0.0) -> None:
         )
         if variable in os.environ
     }
-    # JAX aborts when its own time is up.
+    # Where its own times are up JAX aborts, so ours come first. A process that is gone is noticed by
+    # `peers`, which does not count time in which all were suspended.
     timer = threading.Timer(_START_SECONDS, _give_up_start)
     timer.daemon = True
     timer.start()
     try:
         jax.distributed.initialize(
             **given,
-            initialization_timeout=_START_SECONDS + 60,
-            heartbeat_timeout_seconds=max(100, 2 * math.ceil(timeout)),
+            initialization_timeout=_JAX_SECONDS,
+            heartbeat_timeout_seconds=_JAX_SECONDS,
         )
     except ValueError as error:
         raise InputError(

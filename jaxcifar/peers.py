@@ -66,7 +66,7 @@ class Peers:
         self._others: dict[connection.Connection, _Other] = {}
 
     def __enter__(self) -> "Peers":
-        parallel.start(self._distributed, self._timeout)
+        parallel.start(self._distributed)
         self.process = global_state.process_id if self._distributed else 0
         if self._distributed and global_state.num_processes > 1:
             self._others = _connect()
