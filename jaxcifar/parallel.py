@@ -43,8 +43,8 @@ def start(distributed: bool) -> None:
         )
         if variable in os.environ
     }
-    # Where its own times are up JAX aborts, so ours come first. A process that is gone is noticed by
-    # `peers`, which does not count time in which all were suspended.
+    # JAX aborts where its own times are up, so ours come first: the timer's, and those of `peers`,
+    # which do not count time in which all processes were suspended.
     timer = threading.Timer(_START_SECONDS, _give_up_start)
     timer.daemon = True
     timer.start()
