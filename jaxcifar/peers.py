@@ -28,7 +28,7 @@ from jaxcifar.stopping import end_at_once
 
 _KEY = "jaxcifar/peers"  # where process 0 says its port
 _CONNECT_SECONDS = 60
-_GRACE = 4  # seconds in which a process may end in its own way where another has
+_GRACE = 3  # seconds in which a process may end in its own way where another has
 
 
 @dataclasses.dataclass
@@ -82,7 +82,7 @@ class Peers:
             self._left = True
             return
         if isinstance(error, JaxRuntimeError):
-            time.sleep(_GRACE)  # perhaps a collective failed as another process has gone
+            time.sleep(2 * _GRACE)  # perhaps a collective failed as another process has gone
         self._left = True
         code, text, line = 1, "".join(traceback.format_exception(error)).strip(), -1
         if isinstance(error, InputError | OSError):
