@@ -82,7 +82,10 @@ class Peers:
             self._left = True
             return
         if isinstance(error, JaxRuntimeError):
-            time.sleep(2 * _GRACE)  # perhaps a collective failed as another process has gone
+            # Perhaps a collective failed as another process has gone; then the watch ends this one.
+            time.sleep(2 * _GRACE)
+            while any(other.silent > _GRACE for other in self._others.values()):
+                time.sleep(1)
         self._left = True
         code, text, line = 1, "".join(traceback.format_exception(error)).strip(), -1
         if isinstance(error, InputError | OSError):
@@ -90,6 +93,8 @@ class Peers:
         elif isinstance(error, StoppedError):
             code, text, line = error.code, str(error), 0
         self._tell_all(end=text.splitlines()[line].removeprefix("error: "))
+        if self.process == 0:
+            time.sleep(1)  # those that end as well do so before JAX complains that this one has
         raise StoppedError(text, code, at_once=True) from error
 
     def _watch(self) -> None:
