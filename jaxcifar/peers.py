@@ -75,6 +75,8 @@ class Peers:
             libc = ctypes.CDLL(None)
             libc.signal(signal.SIGABRT, libc.sleep)
             threading.Thread(target=self._watch, daemon=True).start()
+            # On CPUs the first collective waits for 30 seconds at most, and later ones for ever.
+            parallel.meet()
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
