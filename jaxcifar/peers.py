@@ -86,7 +86,7 @@ class Peers:
         if isinstance(error, JaxRuntimeError):
             # Perhaps a collective failed as another process has gone; then the watch ends this one.
             time.sleep(2 * _GRACE)
-            while any(other.silent > _GRACE for other in self._others.values()):
+            while any(other.end or other.silent > _GRACE for other in self._others.values()):
                 time.sleep(1)
         self._left = True
         code, text, line = 1, "".join(traceback.format_exception(error)).strip(), -1
