@@ -83,8 +83,9 @@ class Peers:
         if error is None or not self._others:
             self._left = True
             return
-        if isinstance(error, JaxRuntimeError):
-            # Perhaps a collective failed as another process has gone; then the watch ends this one.
+        if not isinstance(error, InputError | OSError | StoppedError):
+            # Perhaps a collective failed, with a JaxRuntimeError or a ValueError, as another process
+            # has gone; then the watch ends this one.
             time.sleep(2 * _GRACE)
             while any(other.end or other.silent > _GRACE for other in self._others.values()):
                 time.sleep(1)
