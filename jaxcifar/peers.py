@@ -84,8 +84,8 @@ class Peers:
             self._left = True
             return
         if not isinstance(error, InputError | OSError | StoppedError):
-            # Perhaps a collective failed, with a JaxRuntimeError or a ValueError, as another process
-            # has gone; then the watch ends this one.
+            # A collective may have failed (JaxRuntimeError or ValueError) as another process is
+            # gone; then the watch ends this one.
             time.sleep(2 * _GRACE)
             while any(other.end or other.silent > _GRACE for other in self._others.values()):
                 time.sleep(1)
