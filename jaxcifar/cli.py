@@ -3,13 +3,14 @@
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from absl import app, flags, logging
 
 from jaxcifar import runtime
-from jaxcifar.errors import InputError, StoppedError
+from jaxcifar.errors import InputError, StoppedError, describe
 from jaxcifar.validation import check_field
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
@@ -31,6 +32,8 @@ def run(main: Callable[[], None], doc: str) -> None:
                 raise
             sys.exit(f"error: {describe(error)}")
         except StoppedError as error:
+            if _DEBUG.value and error.__cause__:
+                traceback.print_exception(error.__cause__)
             print(error, file=sys.stderr, flush=True)
             if error.at_once:
                 os._exit(error.code)
@@ -38,14 +41,6 @@ def run(main: Callable[[], None], doc: str) -> None:
 
     runtime.prepare()
     app.run(call, flags_parser=lambda argv: _parse(argv, doc))
-
-
-def describe(error: InputError | OSError) -> str:
-    """Returns what a user is told of an error."""
-    if isinstance(error, InputError):
-        return str(error)
-    reason = error.strerror or str(error) or type(error).__name__
-    return f"{error.filename}: {reason}" if error.filename else reason
 
 
 def run_directory(flag: str, name: str) -> Path:

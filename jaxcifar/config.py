@@ -120,6 +120,7 @@ def default() -> ConfigDict:
     # time, and no autotuning; what that costs has not been measured here
     config.train.seed = 0  # initialisation, order of the data, augmentation
     config.train.distributed = False  # several processes, found by jax.distributed.initialize()
+    config.train.peer_timeout_seconds = 45.0  # after which a silent one ends the run
 
     config.eval = ConfigDict()
     config.eval.batch_size = 1000  # over all devices and processes
@@ -184,7 +185,7 @@ _RESUME = {
     # Where things are (the images themselves are compared), how the work is divided into calls and
     # processes, and how often the run looks at itself, writes and keeps.
     "free": """
-        dataset.data_dir train.steps_per_call train.distributed
+        dataset.data_dir train.steps_per_call train.distributed train.peer_timeout_seconds
         eval.batch_size eval.every_steps eval.every_epochs eval.test_time_flip eval.test_time_shift
         eval.checkpoint
         checkpoint.every_steps checkpoint.every_epochs checkpoint.keep_every_steps

@@ -13,12 +13,20 @@ class StoppedError(Exception):
 
     Attributes:
       code: the exit code of the process.
-      at_once: a thread hangs, so that the process must not wait for its threads.
+      at_once: the process must not wait for its threads or other processes, as one of them hangs.
     """
 
     def __init__(self, message: str, code: int = 1, at_once: bool = False):
         super().__init__(message)
         self.code, self.at_once = code, at_once
+
+
+def describe(error: InputError | OSError) -> str:
+    """Returns what a user is told of an error."""
+    if isinstance(error, InputError):
+        return str(error)
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename else reason
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:

@@ -18,6 +18,7 @@ from jaxcifar.data.datasets import Split
 from jaxcifar.errors import InputError
 from jaxcifar.failpoint import kill_at
 from jaxcifar.manifest import check_config, write_json
+from jaxcifar.peers import Peers
 from jaxcifar.steps import Program, TrainState, Variables, create_program
 from jaxcifar.validation import validate
 from jaxcifar.writers import describe
@@ -122,20 +123,23 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
       InputError: if the config cannot be meant or is not that of the run, or there is no such
         checkpoint.
     """
-    program, (step, state, _) = restore(config, workdir)
-    splits = datasets.load(config.dataset)
-    totals = Evaluator(config, program, splits).totals(parallel.replicate(state))
-    results = {name: metrics.summarize(total) for name, total in totals.items()}
-    details = {name: metrics.details(total) for name, total in totals.items()}
-    if jax.process_index() == 0:
-        for name, scalars in results.items():
-            count = f"{int(totals[name]['count']):,} images"
-            print(f"{name}, {count}, step {step:,}: {describe(scalars)}")
-            accuracies = details[name].get("per_class_accuracy", [])
-            if len(accuracies) <= 20:
-                print(_class_table(accuracies), end="")
-        report = {name: {**results[name], **details[name]} for name in results}
-        write_json(workdir / "evaluation.json", {"step": step, **report})
+    validate(config)
+    with Peers(config.train.distributed, config.train.peer_timeout_seconds):
+        program, (step, state, _) = restore(config, workdir)
+        splits = datasets.load(config.dataset)
+        totals = Evaluator(config, program, splits).totals(parallel.replicate(state))
+        results = {name: metrics.summarize(total) for name, total in totals.items()}
+        details = {name: metrics.details(total) for name, total in totals.items()}
+        if jax.process_index() == 0:
+            for name, scalars in results.items():
+                count = f"{int(totals[name]['count']):,} images"
+                print(f"{name}, {count}, step {step:,}: {describe(scalars)}")
+                accuracies = details[name].get("per_class_accuracy", [])
+                if len(accuracies) <= 20:
+                    print(_class_table(accuracies), end="")
+            report = {name: {**results[name], **details[name]} for name in results}
+            write_json(workdir / "evaluation.json", {"step": step, **report})
+        parallel.meet()
     return results
 
 

@@ -4,17 +4,23 @@ Elsewhere a step is written for one device, and a batch is one process's share.
 """
 
 import os
+import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from flax import jax_utils
+from jax._src.distributed import global_state  # what jax.distributed.initialize has found
 from jax.experimental import multihost_utils
 
 from jaxcifar.errors import InputError
+from jaxcifar.stopping import end_at_once
 
 AXIS = "batch"
+_START_SECONDS = 300
+_JAX_SECONDS = 24 * 3600
 
 
 def start(distributed: bool) -> None:
@@ -22,6 +28,7 @@ def start(distributed: bool) -> None:
 
     Who they are is known from the scheduler, as `jax.distributed` finds it, or from the environment
     variables JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES, JAX_PROCESS_ID.
+    If they do not all come, the process ends.
 
     Raises:
       InputError: if neither says.
@@ -36,13 +43,52 @@ def start(distributed: bool) -> None:
         )
         if variable in os.environ
     }
+    # JAX aborts where its own times are up, so ours come first: the timer's, and those of `peers`,
+    # which do not count time in which all processes were suspended.
+    timer = threading.Timer(_START_SECONDS, _give_up_start)
+    timer.daemon = True
+    timer.start()
     try:
-        jax.distributed.initialize(**given)
+        jax.distributed.initialize(
+            **given,
+            initialization_timeout=_JAX_SECONDS,
+            heartbeat_timeout_seconds=_JAX_SECONDS,
+        )
     except ValueError as error:
         raise InputError(
             f"train.distributed = True: {error} Start under a scheduler that jax.distributed "
             "knows, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."
         ) from error
+    finally:
+        timer.cancel()
+
+
+def _give_up_start() -> None:
+    """Ends the process, with what is known of those that have not come."""
+    process, processes = global_state.process_id, global_state.num_processes
+    address = global_state.coordinator_address
+    if process:
+        host, port = address.rsplit(":", 1)
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            what = "process 0 has come, but not all of the others"
+        except OSError as error:
+            what = f"process 0 does not answer ({error.strerror or error})"
+    elif processes == 2:
+        what = "process 1 has not come"
+    else:
+        what = f"not all of processes 1 to {processes - 1} have come"
+    end_at_once(
+        f"error: process {process} of {processes} has waited for {_START_SECONDS} s at {address}: "
+        f"{what}.\nAll must be started within that time; without a scheduler, with the same\n"
+        "JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES, and each with its own JAX_PROCESS_ID.",
+        code=1,
+    )
+
+
+def meet() -> None:
+    """Waits until all processes are here."""
+    gather(0)
 
 
 def gather(number: int) -> list[int]:

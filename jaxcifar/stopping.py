@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from typing import Any
+from typing import Any, NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -46,11 +46,19 @@ class Signals:
     def _watch(self) -> None:
         while byte := os.read(self._reader, 1):
             if self.received and byte[0] == signal.SIGINT:
-                if sys.stdout.isatty():
-                    os.write(sys.stdout.fileno(), b"\x1b[?25h")  # the cursor, hidden by the bar
-                os.write(2, b"\nstopped at once; what came after the last checkpoint is lost\n")
-                os._exit(128 + signal.SIGINT)
+                end_at_once(
+                    "stopped at once; what came after the last checkpoint is lost",
+                    code=128 + signal.SIGINT,
+                )
             self.received = self.received or byte[0]
+
+
+def end_at_once(message: str, code: int) -> NoReturn:
+    """Ends the process from any thread, whatever the others do."""
+    if sys.stdout.isatty():
+        os.write(sys.stdout.fileno(), b"\x1b[?25h")  # the cursor, hidden by the bar
+    os.write(2, f"\n{message}\n".encode())
+    os._exit(code)
 
 
 def _ignore(*_: Any) -> None:

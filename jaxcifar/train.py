@@ -20,6 +20,7 @@ from jaxcifar.feed import by_step, create_feed
 from jaxcifar.lock import WriterLock
 from jaxcifar.manifest import check_config, check_data, record_end, record_start
 from jaxcifar.nonfinite import NonFinite
+from jaxcifar.peers import Peers
 from jaxcifar.steps import Program, TrainState, create_program
 from jaxcifar.stopping import Signals
 from jaxcifar.validation import validate
@@ -50,13 +51,17 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
     check_config(workdir, config, accept=accept_config_change)
     if config.train.deterministic:
         runtime.make_deterministic()
-    parallel.start(config.train.distributed)
-    is_writer = not config.train.distributed or jax.process_index() == 0
-    with WriterLock(workdir, active=is_writer) as lock, Signals() as signals:
-        return _train(config, workdir, lock, signals)
+    with (
+        Peers(config.train.distributed, config.train.peer_timeout_seconds) as peers,
+        WriterLock(workdir, active=peers.process == 0) as lock,
+        Signals() as signals,
+    ):
+        return _train(config, workdir, lock, signals, peers)
 
 
-def _train(config: ConfigDict, workdir: Path, lock: WriterLock, signals: Signals) -> Results:
+def _train(
+    config: ConfigDict, workdir: Path, lock: WriterLock, signals: Signals, peers: Peers
+) -> Results:
     parallel.check_batch_size("train.batch_size", config.train.batch_size)
     parallel.check_batch_size(
         "train.batch_size / train.accumulation_steps",
@@ -74,7 +79,7 @@ def _train(config: ConfigDict, workdir: Path, lock: WriterLock, signals: Signals
         program = create_program(config, info, length, factors)
         try:
             results, step, state = _run(
-                config, workdir, splits, fingerprints, length, program, signals
+                config, workdir, splits, fingerprints, length, program, signals, peers
             )
             break
         except NonFinite as error:
@@ -82,6 +87,7 @@ def _train(config: ConfigDict, workdir: Path, lock: WriterLock, signals: Signals
     # The run's checkpoints are closed, and so all on the disk.
     if jax.process_index() == 0:
         record_end(workdir, step, state, results)
+    parallel.meet()
     return results
 
 
@@ -93,6 +99,7 @@ def _run(
     length: Durations,
     program: Program,
     signals: Signals,
+    peers: Peers,
 ) -> tuple[Results, int, TrainState]:
     """Trains from the last checkpoint; returns what `_loop` does."""
     is_first_process = jax.process_index() == 0
@@ -122,7 +129,7 @@ def _run(
             if start.step:
                 writers.line(f"going on from step {start.step:,}, saved in {workdir}")
             results, step, state = _loop(
-                config, length, program, splits, start, checkpoints, writers, signals
+                config, length, program, splits, start, checkpoints, writers, signals, peers
             )
             for name, scalars in results.items():
                 writers.line(f"done: {name} {describe(scalars)}")
@@ -143,6 +150,7 @@ def _loop(
     checkpoints: Checkpoints,
     writers: Writers,
     signals: Signals,
+    peers: Peers,
 ) -> tuple[Results, int, TrainState]:
     """Trains to the end; returns the metrics, the last step and the state, fetched."""
     feed = create_feed(
@@ -156,6 +164,7 @@ def _loop(
     evaluator = Evaluator(config, program, splits)
     state, progress = parallel.replicate(start.state), start.progress
     step, saved, in_flight, throughput = start.step, start.step, [], Throughput()
+    peers.step = step
     if _stops(config, progress):
         writers.line(f"stopped early before step {start.step:,}")
         return evaluator(state), step, start.state
@@ -166,6 +175,7 @@ def _loop(
         state, sums, layers = feed.train_call(state, *call.arguments)
         in_flight.append((step, sums))
         step += call.steps
+        peers.step = step
         throughput.add(call.steps * config.train.batch_size)
         writers.step(step)
         _report_failure(checkpoints, writers, stop=config.checkpoint.on_error == "stop")
@@ -231,6 +241,7 @@ def _loop(
         if signalled and step < length.num_steps:
             checkpoints.wait()
             _report_failure(checkpoints, writers, stop=True)
+            parallel.meet()
             raise _stopped_by(signalled, step, length.num_steps)
         throughput.start()
 

@@ -248,6 +248,7 @@ _ALLOWED: dict[str, _Rule] = {
     "train.nonfinite_limit": _at_least(1),
     "train.rollback_factor": ("above 0 and below 1", lambda value: 0 < value < 1),
     "train.seed": _from_below(0, 2**32),
+    "train.peer_timeout_seconds": _above(0),
     "eval.batch_size": _from(1, _MAX_BATCH),
     "eval.every_steps": _at_least(0),
     "eval.every_epochs": _at_least(0),
@@ -358,6 +359,7 @@ _USED_WITH: dict[str, _Use] = {
     "train.early_stopping_min_delta": _is_set("train.early_stopping_patience"),
     "train.nonfinite_limit": _is("train.on_nonfinite", "skip", "rollback"),
     "train.rollback_factor": _is("train.on_nonfinite", "rollback"),
+    "train.peer_timeout_seconds": ("train.distributed", lambda config: config.train.distributed),
     "eval.best_metric": _VALIDATES,
     "log.histograms": (
         "log.layers_every_steps and log.tensorboard",

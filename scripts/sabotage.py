@@ -162,6 +162,13 @@ _ALL = [
         "test_augment.py::test_every_augmentation_has_a_key_of_its_own",
     ),
     Sabotage(
+        "a killed process unnoticed",
+        "peers.py",
+        'self._give_up(other, "was killed or has crashed")',
+        "pass",
+        "test_processes.py::test_where_the_first_process_is_killed_the_other_says_so",
+    ),
+    Sabotage(
         "loss not masked",
         "metrics.py",
         "jnp.sum(loss, where=mask)",
