@@ -125,6 +125,7 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
     """
     validate(config)
     with Peers(config.train.distributed, config.train.peer_timeout_seconds):
+        parallel.meet()
         program, (step, state, _) = restore(config, workdir)
         splits = datasets.load(config.dataset)
         totals = Evaluator(config, program, splits).totals(parallel.replicate(state))

@@ -87,7 +87,11 @@ def _give_up_start() -> None:
 
 
 def meet() -> None:
-    """Waits until all processes are here."""
+    """Waits until all processes are here.
+
+    They do at the start, as on CPUs the first collective waits for 30 seconds at most, and later
+    ones for ever.
+    """
     gather(0)
 
 

@@ -56,6 +56,7 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
         WriterLock(workdir, active=peers.process == 0) as lock,
         Signals() as signals,
     ):
+        parallel.meet()
         return _train(config, workdir, lock, signals, peers)
 
 
