@@ -239,13 +239,21 @@ def one_device():
     return run(program(), devices=1)
 
 
-def test_sync_batch_norm_makes_two_devices_equal_to_one(one_device):
-    state, losses = run(program(model__sync_batch_norm=True), devices=2)
-    np.testing.assert_allclose(losses, one_device[1], rtol=1e-3)
+DENSENET = {
+    "model__name": "densenet_bc_100_12",
+    "model__depth": 10,
+    "model__growth_rate": 4,
+    "optimizer__learning_rate": 0.01,
+}
+
+
+@pytest.mark.parametrize("network", [{}, DENSENET], ids=["tiny", "densenet"])
+def test_sync_batch_norm_makes_two_devices_equal_to_one(network):
+    one_state, one_losses = run(program(**network), devices=1)
+    state, losses = run(program(**network, model__sync_batch_norm=True), devices=2)
+    np.testing.assert_allclose(losses, one_losses, rtol=1e-3)
     jax.tree.map(
-        partial(np.testing.assert_allclose, rtol=1e-2, atol=2e-3),
-        state.params,
-        one_device[0].params,
+        partial(np.testing.assert_allclose, rtol=1e-2, atol=2e-3), state.params, one_state.params
     )
 
 
