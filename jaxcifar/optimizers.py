@@ -94,8 +94,9 @@ class LossScale:
 
 def all_finite(tree: Any) -> jax.Array:
     """Returns whether every number of a tree is finite, as a bool scalar."""
-    # Joined, as hundreds of small arrays one by one take longer to compile than all the rest.
     leaves = [jnp.ravel(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
-    joined = jnp.concatenate([leaf for leaf in leaves if leaf.size < _LARGE])
-    large = [leaf for leaf in leaves if leaf.size >= _LARGE]
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in (joined, *large)]).all()
+    arrays = [leaf for leaf in leaves if leaf.size >= _LARGE]
+    # Joined, as hundreds of small arrays one by one take longer to compile than all the rest.
+    if small := [leaf for leaf in leaves if leaf.size < _LARGE]:
+        arrays.append(jnp.concatenate(small))
+    return jnp.stack([jnp.isfinite(array).all() for array in arrays]).all()

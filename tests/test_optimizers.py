@@ -117,3 +117,6 @@ def test_one_number_that_is_not_finite_is_enough(bad):
     tree = {"a": jnp.zeros(3), "b": jnp.array([1.0, 2.0])}
     assert all_finite(tree)
     assert not all_finite({**tree, "b": jnp.array([1.0, bad])})
+    large = jnp.zeros(2**16)
+    assert all_finite([large])
+    assert not all_finite([large.at[-1].set(bad)])
