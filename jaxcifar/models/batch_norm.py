@@ -84,8 +84,8 @@ def standardize_gradient(
         shift, slope = lax.pmean((shift, slope), axis_name)
     factor = lax.rsqrt(statistics.variance + _EPSILON)
     # A difference of arrays comes last: a product with a vector XLA:CPU repeats in all readers.
-    mean_part = standardized * (factor * slope) + factor * shift
-    return (factor * gradient - mean_part).astype(gradient.dtype)
+    removed = standardized * (factor * slope) + factor * shift
+    return (factor * gradient - removed).astype(gradient.dtype)
 
 
 def affine_map(x: jax.Array, affine: Affine, dtype: jnp.dtype) -> jax.Array:
