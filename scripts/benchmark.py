@@ -5,6 +5,7 @@
         --peer torch --peer_python ~/torch/bin/python
 
 Prints a report in Markdown and saves it with all measurements as benchmark.md and benchmark.json.
+The same command again goes on with a run that was cut off, configuration by configuration.
 
 Every configuration runs in processes of its own (scripts/jax_benchmark.py), and in others PyTorch
 (scripts/torch_benchmark.py), eager and compiled. They are asked in turn, round by round, while the
@@ -251,6 +252,32 @@ def write_data(path: Path, data_dir: str | None, eval_images: int) -> None:
     np.savez(path, **arrays)
 
 
+def unfinished(path: Path, report: dict[str, Any]) -> list[Result]:
+    """Returns what a run like this one had measured before it was cut off.
+
+    Args:
+      path: of its benchmark.json, if there is one.
+      report: this run's, without results. Software, hardware and the way of measuring have to be
+        the same.
+    """
+    if not path.exists():
+        return []
+    before = json.loads(path.read_text())
+    ways = [json.loads(json.dumps(_way_of_measuring(one))) for one in (before, report)]
+    if before.get("finished", True) or ways[0] != ways[1]:
+        return []
+    return [result for result in before["results"] if result["rates"]]
+
+
+def _way_of_measuring(report: dict[str, Any]) -> dict[str, Any]:
+    arguments, hardware = dict(report["arguments"]), dict(report["hardware"])
+    for which in ("models", "precisions", "out"):
+        del arguments[which]
+    del hardware["host"]
+    same = {name: report[name] for name in ("commit", "versions", "environment", "data")}
+    return {**same, "arguments": arguments, "hardware": hardware}
+
+
 def model_and_batch_size(text: str) -> tuple[str, int]:
     """Reads MODEL@BATCH_SIZE."""
     model, batch_size = text.split("@")
@@ -307,21 +334,29 @@ def main() -> None:
         write_data(data, args.data_dir, args.eval_images)
         facts["command"] = sys.argv
         facts["data"] = "random images" if args.data_dir is None else "CIFAR-10"
-        arguments = {**vars(args), "out": str(args.out)}
-        report = {**facts, "arguments": arguments, "results": []}
+        report = {**facts, "arguments": {**vars(args), "out": str(args.out)}, "finished": False}
+        saved = args.out / "benchmark.json"
+        before = {_name(result): result for result in unfinished(saved, report)}
+        report["results"] = []
         args.out.mkdir(parents=True, exist_ok=True)
-        for model, batch_size in args.models:
-            for precision in args.precisions:
-                name = f"{model}@{batch_size} {precision}"
-                print(f"measuring {name}", file=sys.stderr, flush=True)
-                result = measure(Case(model, batch_size, precision), args, data)
-                report["results"].append(result | summary(result, args.backend))
-                # After each, so that a run that is cut off leaves what it has.
-                manifest.write_json(args.out / "benchmark.json", report)
-                (args.out / "benchmark.md").write_text(markdown(report))
+        cases = [Case(*model, kind) for model in args.models for kind in args.precisions]
+        for number, case in enumerate(cases, 1):
+            name = _name(case._asdict())
+            doing = "kept" if name in before else "measuring"
+            print(doing, name, file=sys.stderr, flush=True)
+            result = before.get(name) or measure(case, args, data)
+            report["results"].append(result | summary(result, args.backend))
+            report["finished"] = number == len(cases)
+            # After each, so that a run that is cut off leaves what it has.
+            manifest.write_json(saved, report)
+            (args.out / "benchmark.md").write_text(markdown(report))
     print(markdown(report))
     if any(note.startswith(OURS) for result in report["results"] for note in result["notes"]):
         sys.exit(1)
+
+
+def _name(case: dict[str, Any]) -> str:
+    return "{model}@{batch_size} {precision}".format(**case)
 
 
 if __name__ == "__main__":

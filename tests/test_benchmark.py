@@ -58,6 +58,7 @@ def test_a_small_run_without_the_peers_interpreter(tasks, tmp_path):
     assert {task: len(rounds) for task, rounds in result["rates"]["jaxcifar"].items()} == {
         task: 2 for task in tasks
     }
+    assert measured["finished"]
     assert result["parameters"] == 75_290 and result["steps_per_epoch"] == 6250
     fields = ("rates", "starts", "memory", "comparisons", "peak_share")
     values = numbers([result[field] for field in fields])
@@ -82,6 +83,29 @@ def test_a_peer_that_cannot_start_says_why(benchmark, tmp_path):
     with benchmark.Child(command, dict(os.environ)) as child:
         with pytest.raises(benchmark.ChildError, match="No module named 'no_such_module'"):
             child.ask("prepare")
+
+
+def test_a_run_goes_on_only_where_one_like_it_was_cut_off(benchmark, tmp_path):
+    args = benchmark.parse(["--models", "resnet8@8", "--out", str(tmp_path)])
+    report = {
+        **{"commit": "abc", "versions": {"jax": "0.10"}, "environment": {}, "data": "random"},
+        **{"hardware": {"host": "one", "cores": 2}, "arguments": {**vars(args), "out": "."}},
+    }
+    results = [{"model": "resnet8", "rates": {"jaxcifar": {}}}, {"model": "resnet20", "rates": {}}]
+    path = tmp_path / "benchmark.json"
+    assert benchmark.unfinished(path, report) == []
+
+    def kept(finished=False, **changes):
+        path.write_text(json.dumps(report | {"finished": finished, "results": results}))
+        return benchmark.unfinished(path, report | changes)
+
+    assert kept() == results[:1]
+    assert kept(hardware={"host": "another", "cores": 2}) == results[:1]
+    assert kept(arguments=report["arguments"] | {"models": [("resnet20", 8)]}) == results[:1]
+    assert kept(finished=True) == []
+    assert kept(commit="def") == []
+    assert kept(hardware={"host": "one", "cores": 4}) == []
+    assert kept(arguments=report["arguments"] | {"rounds": 7}) == []
 
 
 def test_a_childs_error_leaves_it_alive(benchmark, tmp_path):
