@@ -3,6 +3,7 @@
 import dataclasses
 import signal
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from clu import parameter_overview
@@ -25,6 +26,28 @@ from jaxcifar.steps import Program, TrainState, create_program
 from jaxcifar.stopping import Signals
 from jaxcifar.validation import validate
 from jaxcifar.writers import Throughput, Writers, describe
+
+
+class Run(NamedTuple):
+    """A run, as all its attempts have it: after a rollback training begins again from a checkpoint.
+
+    Attributes:
+      config: validated.
+      workdir: of this run alone.
+      splits: the data.
+      fingerprints: of the splits.
+      length: when what is due.
+      signals: that the process has received.
+      peers: the other processes.
+    """
+
+    config: ConfigDict
+    workdir: Path
+    splits: dict[str, Split]
+    fingerprints: dict[str, str]
+    length: Durations
+    signals: Signals
+    peers: Peers
 
 
 def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = False) -> Results:
@@ -75,13 +98,12 @@ def _train(
     check_data(workdir, fingerprints)
     length = durations(config, splits["train"].size)
     lock.acquire()
+    run = Run(config, workdir, splits, fingerprints, length, signals, peers)
     factors = nonfinite.rate_factors(workdir)
     while True:
         program = create_program(config, info, length, factors)
         try:
-            results, step, state = _run(
-                config, workdir, splits, fingerprints, length, program, signals, peers
-            )
+            results, step, state = _attempt(run, program)
             break
         except NonFinite as error:
             factors = nonfinite.roll_back(config, workdir, factors, error)
@@ -92,17 +114,9 @@ def _train(
     return results
 
 
-def _run(
-    config: ConfigDict,
-    workdir: Path,
-    splits: dict[str, Split],
-    fingerprints: dict[str, str],
-    length: Durations,
-    program: Program,
-    signals: Signals,
-    peers: Peers,
-) -> tuple[Results, int, TrainState]:
+def _attempt(run: Run, program: Program) -> tuple[Results, int, TrainState]:
     """Trains from the last checkpoint; returns what `_loop` does."""
+    config, workdir, length = run.config, run.workdir, run.length
     is_first_process = jax.process_index() == 0
     with Checkpoints(
         workdir / "checkpoints",
@@ -113,7 +127,7 @@ def _run(
         if is_first_process:
             overview = parameter_overview.get_parameter_overview(start.state.params)
             (workdir / "parameters.txt").write_text(overview + "\n")
-            record_start(workdir, config, start.step, fingerprints)
+            record_start(workdir, config, start.step, run.fingerprints)
         with Writers(
             workdir,
             first_step=start.step,
@@ -124,14 +138,12 @@ def _run(
             layers=config.log.layers_every_steps > 0,
             allow_zero=config.model.stochastic_depth > 0,
         ) as writers:
-            writers.line(_headline(config, splits, start.state, length))
+            writers.line(_headline(run, start.state))
             if settings := runtime.in_effect():
                 writers.line(f"CPU settings: {' '.join(settings)} (JAXCIFAR_CPU_SETTINGS=0: off)")
             if start.step:
                 writers.line(f"going on from step {start.step:,}, saved in {workdir}")
-            results, step, state = _loop(
-                config, length, program, splits, start, checkpoints, writers, signals, peers
-            )
+            results, step, state = _loop(run, program, start, checkpoints, writers)
             for name, scalars in results.items():
                 writers.line(f"done: {name} {describe(scalars)}")
             writers.line(f"{workdir} has checkpoints/, metrics.csv, parameters.txt, manifest.json")
@@ -143,26 +155,19 @@ def _run(
 
 
 def _loop(
-    config: ConfigDict,
-    length: Durations,
-    program: Program,
-    splits: dict[str, Split],
-    start: Restored,
-    checkpoints: Checkpoints,
-    writers: Writers,
-    signals: Signals,
-    peers: Peers,
+    run: Run, program: Program, start: Restored, checkpoints: Checkpoints, writers: Writers
 ) -> tuple[Results, int, TrainState]:
     """Trains to the end; returns the metrics, the last step and the state, fetched."""
+    config, length, signals, peers = run.config, run.length, run.signals, run.peers
     feed = create_feed(
         config,
         program,
-        splits["train"],
+        run.splits["train"],
         first_step=start.step,
         num_steps=length.num_steps,
         next_due=length.next_due,
     )
-    evaluator = Evaluator(config, program, splits)
+    evaluator = Evaluator(config, program, run.splits)
     state, progress = parallel.replicate(start.state), start.progress
     step, saved, in_flight, throughput = start.step, start.step, [], Throughput()
     peers.step = step
@@ -280,11 +285,10 @@ def _stopped_by(number: int, step: int, num_steps: int) -> StoppedError:
     )
 
 
-def _headline(
-    config: ConfigDict, splits: dict[str, Split], state: TrainState, length: Durations
-) -> str:
+def _headline(run: Run, state: TrainState) -> str:
+    config, length = run.config, run.length
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    sizes = " + ".join(f"{split.size:,} {name}" for name, split in splits.items())
+    sizes = " + ".join(f"{split.size:,} {name}" for name, split in run.splits.items())
     parameters = parameter_overview.count_parameters(state.params)
     return (
         f"{devices}, {config.train.precision}; {config.dataset.name}: {sizes} images; "
