@@ -21,6 +21,7 @@ from jaxcifar.data.batches import train_batches
 from jaxcifar.data.datasets import Split
 from jaxcifar.data.device_pipeline import Position, Resident
 from jaxcifar.metrics import Sums
+from jaxcifar.models.convolution import outputs_first, outputs_last
 from jaxcifar.steps import Program, TrainState
 
 
@@ -93,6 +94,9 @@ def _from_device(
     batch_size = config.train.batch_size
     # On a CPU a call costs little beside its step.
     most = config.train.steps_per_call or (1 if jax.default_backend() == "cpu" else 100)
+    # A GPU's loop would copy the state's kernels each turn if they were in another order there.
+    reorders = jax.default_backend() != "cpu"
+    pack, unpack = (outputs_first, outputs_last) if reorders else (lambda x: x, lambda x: x)
     train_batch = partial(
         device_pipeline.train_batch,
         share=batch_size // jax.device_count(),
@@ -114,17 +118,19 @@ def _from_device(
         steps: jax.Array,
     ) -> tuple[TrainState, Sums, dict[str, Any]]:
         _, sums, layers = jax.eval_shape(one_step, state, resident, order, position)
-        sums = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), sums)
+        names = tuple(sums)
+        table = jnp.zeros((most, len(names)))
         layers = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), layers)
 
         def body(index: jax.Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
-            state, sums, _ = carry
+            state, table, _ = carry
             here = position._replace(first=position.first + index * batch_size)
-            state, new, layers = one_step(state, resident, order, here)
-            sums = jax.tree.map(lambda all_steps, x: all_steps.at[index].set(x), sums, new)
-            return state, sums, layers
+            state, sums, layers = one_step(unpack(state), resident, order, here)
+            row = jnp.stack([sums[name] for name in names])
+            return pack(state), table.at[index].set(row), layers
 
-        return lax.fori_loop(0, steps, body, (state, sums, layers))
+        state, table, layers = lax.fori_loop(0, steps, body, (pack(state), table, layers))
+        return unpack(state), dict(zip(names, table.T, strict=True)), layers
 
     def calls() -> Iterator[Call]:
         resident = parallel.replicate(device_pipeline.as_resident(split))

@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax import lax
 from ml_collections import ConfigDict
+
+from jaxcifar.models.convolution import outputs_first
 
 
 def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -94,6 +97,12 @@ class LossScale:
 
 def all_finite(tree: Any) -> jax.Array:
     """Returns whether every number of a tree is finite, as a bool scalar."""
+    if jax.default_backend() != "cpu":
+        # One kernel reads all arrays, in the order in which they lie there. Without the barrier XLA
+        # splits it up again, into the kernels that write the arrays, which then have to copy them.
+        leaves = jax.tree.leaves(outputs_first(tree))
+        joined = jnp.concatenate([jnp.isfinite(leaf).ravel() for leaf in leaves])
+        return lax.optimization_barrier(joined).all()
     leaves = [jnp.ravel(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
     arrays = [leaf for leaf in leaves if leaf.size >= _LARGE]
     # Joined, as hundreds of small arrays one by one take longer to compile than all the rest.

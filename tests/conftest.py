@@ -35,6 +35,12 @@ def cifar_archives() -> Path:
     return Path(path)
 
 
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Has the package compute as on a GPU, wherever it does it in another way there."""
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+
+
 @pytest.fixture(scope="module")
 def tiny():
     """Adds the model "tiny" to those that a config can name."""

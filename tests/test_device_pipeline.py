@@ -150,7 +150,7 @@ def test_alternating_flips_show_both_sides_in_two_epochs():
 
 def test_a_crop_without_padding_is_the_image():
     image = IMAGES.images[0]
-    np.testing.assert_array_equal(augment.crop(jax.random.key(0), jnp.array(image), 0), image)
+    np.testing.assert_array_equal(augment.crop(jnp.zeros(2, int), jnp.array(image), 0), image)
 
 
 @pytest.mark.parametrize("share", [5, 7, 25])

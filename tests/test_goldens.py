@@ -119,6 +119,13 @@ def test_the_network_is_pytorchs_in_float64(name):
         assert max(deviations(name, np.float64).values()) < 1e-5
 
 
+@pytest.mark.parametrize("name", ["resnet20", "densenet_bc_40_12"])
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_a_gpus_network_is_pytorchs_in_float64(name):
+    with jax.enable_x64(True):
+        assert max(deviations(name, np.float64).values()) < 1e-5
+
+
 @pytest.mark.parametrize("name", names(QUICK_IN_FLOAT32))
 def test_the_network_is_pytorchs_in_float32(name):
     found = deviations(name, np.float32)

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from jaxcifar import models
 from jaxcifar.errors import InputError
 from jaxcifar.models.blocks import BasicBlock, drop_rates, stochastic_depth
 from jaxcifar.models.counting import count
-from jaxcifar.models.layers import conv_layer, norm_layer
+from jaxcifar.models.layers import conv_layer, he_normal_fan_out, norm_layer
 from jaxcifar.models.resnet_cifar import ResNetCifar
 
 from .conftest import COMPILED_QUICKLY
@@ -145,6 +146,10 @@ def test_convolutions_start_he_normal_by_fan_out():
         assert abs(kernel.mean() / std) < 4 / np.sqrt(kernel.size)
         # A normal distribution that was not cut off reaches beyond 2 deviations in 4.6 % of draws.
         assert abs(np.mean(np.abs(kernel) > 2 * std) - 0.0455) < 5 * np.sqrt(0.0455 / kernel.size)
+        like = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        key = jax.random.key(size)
+        drawn = he_normal_fan_out(key, kernel.shape)
+        np.testing.assert_allclose(drawn, like(key, kernel.shape), rtol=1e-6)
     head = params["head"]["kernel"]
     assert np.abs(head).max() <= 1 / np.sqrt(64) and abs(head.std() * np.sqrt(3 * 64) - 1) < 0.1
     assert not params["head"]["bias"].any()

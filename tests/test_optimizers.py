@@ -113,10 +113,13 @@ def test_the_loss_scale_halves_at_once_and_doubles_after_2000_finite_steps():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_one_number_that_is_not_finite_is_enough(bad):
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_one_number_that_is_not_finite_is_enough(bad, backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     tree = {"a": jnp.zeros(3), "b": jnp.array([1.0, 2.0])}
     assert all_finite(tree)
     assert not all_finite({**tree, "b": jnp.array([1.0, bad])})
+    assert not all_finite({**tree, "c": jnp.zeros((2, 2, 3, 4)).at[1, 0, 2, 3].set(bad)})
     large = jnp.zeros(2**16)
     assert all_finite([large])
     assert not all_finite([large.at[-1].set(bad)])

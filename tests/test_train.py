@@ -232,6 +232,17 @@ def test_many_steps_a_call_are_those_of_one_a_call(one_step_a_call, tmp_path):
     assert steps == ["3", "5", "6", "9", "10", "12", "12"]
 
 
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_a_gpus_loop_trains_the_same(one_step_a_call, tmp_path):
+    config, workdir = one_step_a_call
+    many = small_run(train__steps_per_call=5)
+    train(many, tmp_path)
+    one, other = final(config, workdir, 12).state, final(many, tmp_path, 12).state
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=0.05, atol=0.02)
+
+
 def test_tf_data_feeds_the_same_network(tmp_path):
     fields = {"model__name": "resnet8", "train__num_steps": 40, "eval__every_steps": 40}
     results = train(small_run(dataset__pipeline="tf", **fields), tmp_path / "tf")

@@ -106,12 +106,22 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
     return images.astype(jnp.float32) / scale - offset
 
 
-def crop(key: jax.Array, image: jax.Array, padding: int) -> jax.Array:
-    """Returns an image [H, W, C] padded with zeros on all sides and cropped back at random.
+def crop_corner(key: jax.Array, padding: int) -> jax.Array:
+    """Draws the first row and column, int32 [2], that `crop` keeps.
 
     He et al. 2015, section 4.2.
     """
-    corner = jax.random.randint(key, (2,), 0, 2 * padding + 1)
+    return jax.random.randint(key, (2,), 0, 2 * padding + 1)
+
+
+def crop(corner: jax.Array, image: jax.Array, padding: int) -> jax.Array:
+    """Returns an image [H, W, C] padded with zeros on all sides and cropped back.
+
+    Args:
+      corner: the first row and column of the padded image that are kept, from 0 to 2 * padding.
+      image: to crop.
+      padding: pixels on a side.
+    """
     padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
     return jax.lax.dynamic_slice(padded, (*corner, 0), image.shape)
 

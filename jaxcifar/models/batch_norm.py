@@ -38,8 +38,7 @@ def batch_statistics(x: jax.Array, axis_name: str | None) -> Statistics:
       axis_name: device axis over which they are averaged, or None.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    axes = tuple(range(x.ndim - 1))
-    moments = x.mean(axes), jnp.square(x).mean(axes)
+    moments = _channel_means(x, jnp.square(x))
     mean, mean_square = moments if axis_name is None else lax.pmean(moments, axis_name)
     variance = mean_square - jnp.square(mean)
     return Statistics(mean, jnp.where(variance < 0, 0, variance))  # rounding can take it there
@@ -52,7 +51,7 @@ def normalize(x: jax.Array, statistics: Statistics, affine: Affine, dtype: jnp.d
     batch and not four.
     """
     factor = affine.scale * lax.rsqrt(statistics.variance + _EPSILON)
-    return (x * factor + (affine.bias - statistics.mean * factor)).astype(dtype)
+    return _multiply_add(x, factor, affine.bias - statistics.mean * factor).astype(dtype)
 
 
 def standardize(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, Statistics]:
@@ -78,8 +77,7 @@ def standardize_gradient(
       axis_name: as there.
     """
     wide = jnp.promote_types(gradient.dtype, jnp.float32)
-    sums = gradient.astype(wide), gradient.astype(wide) * standardized
-    shift, slope = (x.mean(tuple(range(x.ndim - 1))) for x in sums)
+    shift, slope = _channel_means(gradient.astype(wide), gradient.astype(wide) * standardized)
     if axis_name is not None:
         shift, slope = lax.pmean((shift, slope), axis_name)
     factor = lax.rsqrt(statistics.variance + _EPSILON)
@@ -90,7 +88,53 @@ def standardize_gradient(
 
 def affine_map(x: jax.Array, affine: Affine, dtype: jnp.dtype) -> jax.Array:
     """Returns standardised features [B, H, W, C], multiplied and shifted, in `dtype`."""
-    return (x * affine.scale + affine.bias).astype(dtype)
+    return _multiply_add(x, affine.scale, affine.bias).astype(dtype)
+
+
+@jax.custom_vjp
+def _multiply_add(x: jax.Array, factor: jax.Array, summand: jax.Array) -> jax.Array:
+    """Returns x * factor + summand of [B, H, W, C], [C] and [C]."""
+    return x * factor + summand
+
+
+def _multiply_add_backward(
+    saved: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, factor = saved
+    return ((dy * factor).astype(x.dtype), *_channel_sums(dy * x, dy))
+
+
+_multiply_add.defvjp(
+    lambda x, *affine: (_multiply_add(x, *affine), (x, affine[0])), _multiply_add_backward
+)
+
+
+@jax.custom_vjp
+def _channel_means(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the means [C] of two arrays [B, H, W, C]."""
+    size = x.size // x.shape[-1]
+    return tuple(total / size for total in _channel_sums(x, y))
+
+
+def _channel_means_backward(
+    inputs: tuple[jax.Array, jax.Array], means: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, ...]:
+    return tuple(
+        jnp.broadcast_to(mean / (x.size // x.shape[-1]), x.shape)
+        for x, mean in zip(inputs, means, strict=True)
+    )
+
+
+_channel_means.defvjp(lambda x, y: (_channel_means(x, y), (x, y)), _channel_means_backward)
+
+
+def _channel_sums(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    axes = tuple(range(x.ndim - 1))
+    if jax.default_backend() == "cpu":
+        return x.sum(axes), y.sum(axes)
+    # A long sum is two kernels on a GPU, and so are two as one reduction.
+    zero = jnp.zeros((), x.dtype)
+    return lax.reduce((x, y), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), axes)
 
 
 class BatchNorm(nn.Module):

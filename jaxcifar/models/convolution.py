@@ -19,6 +19,16 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
+def outputs_first(tree: Any) -> Any:
+    """Moves the output channels of a tree's kernels [H, W, in, out] first, where cuDNN has them."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0) if x.ndim == 4 else x, tree)
+
+
+def outputs_last(tree: Any) -> Any:
+    """Undoes `outputs_first`."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1) if x.ndim == 4 else x, tree)
+
+
 def for_backend() -> Callable[..., jax.Array]:
     """Returns the convolution that the networks use: this one on a CPU, elsewhere lax's own."""
     return conv_general_dilated if jax.default_backend() == "cpu" else lax.conv_general_dilated
