@@ -127,7 +127,8 @@ def _from_device(
             here = position._replace(first=position.first + index * batch_size)
             state, sums, layers = one_step(unpack(state), resident, order, here)
             row = jnp.stack([sums[name] for name in names])
-            return pack(state), table.at[index].set(row), layers
+            table = lax.dynamic_update_index_in_dim(table, row, index, 0)
+            return pack(state), table, layers
 
         state, table, layers = lax.fori_loop(0, steps, body, (pack(state), table, layers))
         return unpack(state), dict(zip(names, table.T, strict=True)), layers

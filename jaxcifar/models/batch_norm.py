@@ -4,6 +4,7 @@ Ioffe and Szegedy 2015, "Batch Normalization". Statistics are float32 at least, 
 features are.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -132,9 +133,13 @@ def _channel_sums(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     axes = tuple(range(x.ndim - 1))
     if jax.default_backend() == "cpu":
         return x.sum(axes), y.sum(axes)
-    # A long sum is two kernels on a GPU, and so are two as one reduction.
+    # On a GPU long sums are two kernels: one for the parts of both, and one for each of the wholes,
+    # or for both if they are one reduction. Of the long ones that would be slower.
+    size = x.size // x.shape[-1]
+    parts = math.gcd(size, 2 ** round(math.log2(size) / 2))
+    x, y = (array.reshape(parts, -1, array.shape[-1]).sum(1) for array in (x, y))
     zero = jnp.zeros((), x.dtype)
-    return lax.reduce((x, y), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), axes)
+    return lax.reduce((x, y), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (0,))
 
 
 class BatchNorm(nn.Module):
