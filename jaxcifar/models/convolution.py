@@ -1,4 +1,4 @@
-"""A convolution whose gradients are convolutions of the form that XLA is quick at on a CPU.
+"""Convolution in the form that XLA is quick at on a CPU, and the order of its kernels on a GPU.
 
 XLA:CPU has a fast convolution for images [N, H, W, C] and kernels [H, W, in, out]. JAX's own
 gradients are convolutions with their dimensions in another order: outside of a loop XLA turns them
