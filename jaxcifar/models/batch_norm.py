@@ -133,8 +133,8 @@ def _channel_sums(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     axes = tuple(range(x.ndim - 1))
     if jax.default_backend() == "cpu":
         return x.sum(axes), y.sum(axes)
-    # On a GPU a long sum is one of parts and one of their sums. The second of both are one kernel if
-    # they are one reduction; the first are one anyhow, and XLA would not vectorise such a reduction.
+    # On a GPU a long sum is first one of parts, then one of theirs. The second of x and y are one
+    # kernel as one reduction; the first are that anyhow, and XLA vectorises no joint reduction.
     size = x.size // x.shape[-1]
     parts = math.gcd(size, 2 ** round(math.log2(size) / 2))
     x, y = (array.reshape(parts, -1, array.shape[-1]).sum(1) for array in (x, y))
