@@ -20,8 +20,8 @@ from jaxcifar.data import device_pipeline
 from jaxcifar.data.batches import train_batches
 from jaxcifar.data.datasets import Split
 from jaxcifar.data.device_pipeline import Position, Resident
+from jaxcifar.layout import outputs_first, outputs_last
 from jaxcifar.metrics import Sums
-from jaxcifar.models.convolution import outputs_first, outputs_last
 from jaxcifar.steps import Program, TrainState
 
 

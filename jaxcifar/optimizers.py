@@ -9,7 +9,7 @@ from flax import struct
 from jax import lax
 from ml_collections import ConfigDict
 
-from jaxcifar.models.convolution import outputs_first
+from jaxcifar.layout import outputs_first
 
 
 def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:

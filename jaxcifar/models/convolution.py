@@ -1,4 +1,4 @@
-"""Convolution in the form that XLA is quick at on a CPU, and the order of its kernels on a GPU.
+"""A convolution whose gradients are convolutions of the form that XLA is quick at on a CPU.
 
 XLA:CPU has a fast convolution for images [N, H, W, C] and kernels [H, W, in, out]. JAX's own
 gradients are convolutions with their dimensions in another order: outside of a loop XLA turns them
@@ -17,16 +17,6 @@ from jax import lax
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-
-
-def outputs_first(tree: Any) -> Any:
-    """Moves the output channels of a tree's kernels [H, W, in, out] first, where cuDNN has them."""
-    return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0) if x.ndim == 4 else x, tree)
-
-
-def outputs_last(tree: Any) -> Any:
-    """Undoes `outputs_first`."""
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1) if x.ndim == 4 else x, tree)
 
 
 def for_backend() -> Callable[..., jax.Array]:
