@@ -31,7 +31,7 @@ def he_normal_fan_out(
     """
     height, width, _, features_out = shape
     count = math.prod(shape)
-    # One row of round length: of four dimensions XLA takes two to three times as long to compile it.
+    # One row of round length: XLA takes twice as long or longer to compile one of four dimensions.
     row = jax.random.normal(key, (count + -count % 4096,), dtype)
     return row[:count].reshape(shape) * jnp.sqrt(2 / (height * width * features_out)).astype(dtype)
 
