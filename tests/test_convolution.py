@@ -53,10 +53,12 @@ def test_gradients_are_those_of_lax(size, width_in, width, taps, stride):
 def orders_in_loops(function):
     """The dimensions' orders of the convolutions in the loop bodies of a small network's program.
 
-    Each turn of the loop takes a gradient step, through a stride, a 1x1 and a 3x3 kernel.
+    Each turn of the loop takes a gradient step, through strides, a 1x1 kernel and 3x3 kernels of
+    few channels and of many.
     """
-    kernels = [normal(3, 3, 4, 8), normal(1, 1, 8, 8), normal(3, 3, 8, 4)]
-    strides = [2, 2, 1]
+    shapes = [(3, 3, 4, 8), (1, 1, 8, 64), (3, 3, 64, 64), (3, 3, 64, 4)]
+    kernels = [normal(*shape) for shape in shapes]
+    strides = [2, 2, 1, 1]
     x = normal(4, 16, 16, 4)
 
     def loss(kernels):
