@@ -67,13 +67,60 @@ def _backward(
         into_input.append((taps - 1 - before, taps - 1 - after + unused))
         into_kernel.append((before, after - unused))
     flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    dx = _apply(dy, flipped, (1, 1), tuple(into_input), dilation=strides)
+    if strides == (1, 1) or kernel.shape[:2] == (1, 1):
+        dx = _apply(dy, flipped, (1, 1), tuple(into_input), dilation=strides)
+    else:
+        dx = _strided_input_gradient(x.shape[1:3], kernel, dy, strides, padding)
     if kernel.shape[:2] == strides == (1, 1) and padding == ((0, 0), (0, 0)):
         return dx, _pointwise_kernel_gradient(x, dy)
     if strides == (1, 1) and x.shape[-1] > dy.shape[-1]:
         # Of output channels XLA does many at a time, so the larger number is put there.
         return dx, jnp.flip(_kernel_gradient(dy, x, into_input, (1, 1)), (0, 1)).swapaxes(2, 3)
     return dx, _kernel_gradient(x, dy, into_kernel, strides)
+
+
+def _strided_input_gradient(
+    size: tuple[int, int],
+    kernel: jax.Array,
+    dy: jax.Array,
+    strides: tuple[int, int],
+    padding: Padding,
+) -> jax.Array:
+    """The gradient [N, H, W, in], made of one convolution for each place that a stride passes.
+
+    A tap has to do with every other pixel alone, so these convolutions share the taps out; a single
+    one of dy with zeros between its pixels would multiply by the zeros as well.
+    """
+    places = [
+        [_taps_of_place(place, stride, length, taps, reached, before) for place in range(stride)]
+        for stride, length, taps, reached, (before, _) in zip(
+            strides, size, kernel.shape[:2], dy.shape[1:3], padding, strict=True
+        )
+    ]
+    kernel = kernel.swapaxes(2, 3)
+    rows = []
+    for row_taps, row_padding in places[0]:
+        parts = [
+            _apply(dy, kernel[row_taps][:, column_taps], (1, 1), (row_padding, column_padding))
+            for column_taps, column_padding in places[1]
+        ]
+        rows.append(jnp.stack(parts, 3))
+    dx = jnp.stack(rows, 2)
+    dx = dx.reshape(len(dy), dx.shape[1] * strides[0], -1, dx.shape[-1])
+    return dx[:, : size[0], : size[1]]
+
+
+def _taps_of_place(
+    place: int, stride: int, size: int, taps: int, reached: int, before: int
+) -> tuple[slice, tuple[int, int]]:
+    """The taps that meet the pixels place, place + stride, ..., last first, and dy's padding."""
+    first = (place + before) % stride
+    used = range(first, taps, stride)
+    # Pixel place + stride * m and tap k meet in output m + (place + before - k) / stride.
+    lowest, highest = ((place + before - tap) // stride for tap in (used[-1], used[0]))
+    outputs = -(-size // stride)
+    reversed_taps = slice(used[-1], first - 1 if first else None, -stride)
+    return reversed_taps, (-lowest, outputs - 1 + highest - (reached - 1))
 
 
 def _kernel_gradient(
