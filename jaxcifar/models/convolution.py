@@ -66,8 +66,8 @@ def _backward(
         unused = size + before + after - taps - stride * (reached - 1)
         into_input.append((taps - 1 - before, taps - 1 - after + unused))
         into_kernel.append((before, after - unused))
-    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     if strides == (1, 1) or kernel.shape[:2] == (1, 1):
+        flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
         dx = _apply(dy, flipped, (1, 1), tuple(into_input), dilation=strides)
     else:
         dx = _strided_input_gradient(x.shape[1:3], kernel, dy, strides, padding)
@@ -113,7 +113,10 @@ def _strided_input_gradient(
 def _taps_of_place(
     place: int, stride: int, size: int, taps: int, reached: int, before: int
 ) -> tuple[slice, tuple[int, int]]:
-    """The taps that meet the pixels place, place + stride, ..., last first, and dy's padding."""
+    """The taps, last first, that meet the pixels place, place + stride, ..., and dy's padding.
+
+    Along one axis: the size of x, of the kernel (taps), of dy (reached), and the zeros before x.
+    """
     first = (place + before) % stride
     used = range(first, taps, stride)
     # Pixel place + stride * m and tap k meet in output m + (place + before - k) / stride.

@@ -89,12 +89,12 @@ convolve.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), _gradients
 
 
 def _convolve(x: jax.Array, columns: Sequence[jax.Array], contracted: int) -> jax.Array:
-    """The convolution of x [N, H, W, channels] with a kernel of three columns.
+    """The convolution of x with a kernel of three columns.
 
     Args:
-      x: images, or the gradient by the outputs.
-      columns: [3, in, out] or [3, out, in].
-      contracted: the axis of a column that is summed with x's channels.
+      x: images [N, H, W, in], or the gradient by the outputs [N, H, W, out].
+      columns: [3, in, out] each.
+      contracted: which of a column's axes are x's channels, 1 or 2.
     """
     if x.shape[-1] < MANY_CHANNELS:
         pixels = _combine(FROM_PIXELS, _around_tiles(_pad(x, 1, 1, axis=1), axis=2))
