@@ -1,5 +1,6 @@
 """One optax chain from the config, and the scale of a float16 loss."""
 
+from collections import defaultdict
 from typing import Any
 
 import jax
@@ -103,9 +104,22 @@ def all_finite(tree: Any) -> jax.Array:
         leaves = jax.tree.leaves(outputs_first(tree))
         joined = jnp.concatenate([jnp.isfinite(leaf).ravel() for leaf in leaves])
         return lax.optimization_barrier(joined).all()
-    leaves = [jnp.ravel(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
+    leaves = jax.tree.leaves(tree)
     arrays = [leaf for leaf in leaves if leaf.size >= _LARGE]
     # Joined, as hundreds of small arrays one by one take longer to compile than all the rest.
-    if small := [leaf for leaf in leaves if leaf.size < _LARGE]:
-        arrays.append(jnp.concatenate(small))
+    arrays += _joined([leaf for leaf in leaves if leaf.size < _LARGE])
     return jnp.stack([jnp.isfinite(array).all() for array in arrays]).all()
+
+
+def _joined(arrays: list[jax.Array]) -> list[jax.Array]:
+    """Returns the arrays, joined where they differ in one dimension: the last but one, or the only.
+
+    None is reshaped, as XLA:CPU would make it again in its other shape.
+    """
+    alike = defaultdict(list)
+    for array in arrays:
+        alike[array.dtype, array.shape[:-2], array.shape[-1:] * (array.ndim > 1)].append(array)
+    return [
+        jnp.concatenate([jnp.atleast_1d(array) for array in group], max(group[0].ndim - 2, 0))
+        for group in alike.values()
+    ]

@@ -59,6 +59,8 @@ def _backward(
     strides: tuple[int, int], padding: Padding, saved: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
+    if kernel.shape[:2] == strides == (1, 1) and padding == ((0, 0), (0, 0)):
+        return jnp.einsum("nhwo,io->nhwi", dy, kernel[0, 0]), _pointwise_kernel_gradient(x, dy)
     into_input, into_kernel = [], []
     for axis, ((before, after), stride) in enumerate(zip(padding, strides, strict=True)):
         size, taps, reached = x.shape[1 + axis], kernel.shape[axis], dy.shape[1 + axis]
@@ -71,8 +73,6 @@ def _backward(
         dx = _apply(dy, flipped, (1, 1), tuple(into_input), dilation=strides)
     else:
         dx = _strided_input_gradient(x.shape[1:3], kernel, dy, strides, padding)
-    if kernel.shape[:2] == strides == (1, 1) and padding == ((0, 0), (0, 0)):
-        return dx, _pointwise_kernel_gradient(x, dy)
     if strides == (1, 1) and x.shape[-1] > dy.shape[-1]:
         # Of output channels XLA does many at a time, so the larger number is put there.
         return dx, jnp.flip(_kernel_gradient(dy, x, into_input, (1, 1)), (0, 1)).swapaxes(2, 3)
