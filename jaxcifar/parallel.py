@@ -119,8 +119,8 @@ def round_up_batch_size(batch_size: int) -> int:
 def map_train_step(train_step: Callable, in_axes: Any = 0) -> Callable:
     """Maps (state, ...) -> (state, ...) over the devices; the old state's memory is reused.
 
-    On a CPU a call returns when the one before has ended: each that is in flight there has memory
-    of its own for what it computes.
+    On a CPU a call returns when it has ended: a second one in flight would have memory of its own
+    for all that it computes, and be no sooner done.
 
     Args:
       train_step: for one device.
@@ -129,16 +129,7 @@ def map_train_step(train_step: Callable, in_axes: Any = 0) -> Callable:
     mapped = jax.pmap(train_step, axis_name=AXIS, in_axes=in_axes, donate_argnums=0)
     if jax.default_backend() != "cpu":
         return mapped
-    before = None
-
-    def call(state: Any, *arguments: Any) -> tuple[Any, ...]:
-        nonlocal before
-        state, *results = mapped(state, *arguments)
-        jax.block_until_ready(before)
-        before = results
-        return state, *results
-
-    return call
+    return lambda *arguments: jax.block_until_ready(mapped(*arguments))
 
 
 def map_eval_step(eval_step: Callable) -> Callable:
