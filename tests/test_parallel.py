@@ -46,6 +46,19 @@ def test_nothing_is_compiled_twice(caplog):
     assert len(compiled) == 1, compiled
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere calls are made ahead")
+def test_one_call_at_a_time_is_in_memory():
+    def step(state, batch):
+        return jax.lax.fori_loop(0, 20, lambda _, x: jax.numpy.sin(x @ x), state), batch
+
+    step = parallel.map_train_step(step)
+    state = parallel.replicate(np.ones((500, 500), np.float32))
+    batch = parallel.replicate(np.float32(0))
+    for _ in range(2):
+        state, batch = step(state, batch)
+        assert state.is_ready()
+
+
 @pytest.mark.slow
 def test_four_devices_give_the_result_of_one_and_take_over_from_it(start_main, tmp_path):
     """With batch statistics over all devices, and but for rounding: sums have another order.
