@@ -74,7 +74,7 @@ def _parse(argv: list[str], doc: str) -> list[str]:
             given = flags.FLAGS[name].present and not name.startswith("config")
             if given and flags.FLAGS[name].value == "":
                 raise InputError(f"--{name} is empty")
-        config = flags.FLAGS.config
+        config = flags.FLAGS.config if "config" in flags.FLAGS else None
         if config is not None and not hasattr(config, "lock"):  # raises, if it could not be read
             raise TypeError(f"get_config returned a {type(config).__name__}, not a ConfigDict")
     except (Exception, SystemExit) as error:  # a recipe may raise anything

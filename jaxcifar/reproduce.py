@@ -1,6 +1,5 @@
 """Runs a finished run again, from its manifest, and compares the two to the bit."""
 
-import csv
 from collections.abc import Iterator
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -16,6 +15,7 @@ from jaxcifar.config import default, durations
 from jaxcifar.data import datasets
 from jaxcifar.errors import InputError
 from jaxcifar.steps import create_program
+from jaxcifar.table import read_rows
 from jaxcifar.train import train
 
 _NOT_REPEATED = ("time", "images_per_second", "peak_memory")
@@ -128,6 +128,5 @@ def _array_differences(config: ConfigDict, workdir: Path, out: Path, step: int) 
 
 
 def _rows(workdir: Path) -> list[dict[str, str]]:
-    with (workdir / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(workdir / "metrics.csv")
     return [{name: v for name, v in row.items() if name not in _NOT_REPEATED} for row in rows]

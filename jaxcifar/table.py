@@ -10,6 +10,15 @@ from jaxcifar.errors import StoppedError
 from jaxcifar.failpoint import kill_at
 
 
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Returns the rows of a CSV file, but one whose end is missing.
+
+    A kill may have cut the last line short, in any column, or it is being written.
+    """
+    lines = path.read_text().splitlines(keepends=True)
+    return list(csv.DictReader(line for line in lines if line.endswith("\n")))
+
+
 class Table:
     """A CSV file that a resumed run goes on with; its first column is `step`."""
 
@@ -23,10 +32,7 @@ class Table:
         """
         self._path, self._columns, kept = path, list(columns), []
         if path.exists():
-            # A kill may have cut the last line short, in any column.
-            lines = path.read_text().splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith("\n")]
-            kept = [row for row in csv.DictReader(whole) if int(row["step"]) <= first_step]
+            kept = [row for row in read_rows(path) if int(row["step"]) <= first_step]
         part = path.with_name(path.name + ".part")
         with part.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)

@@ -6,8 +6,9 @@
 # the benchmark, beside PyTorch if an interpreter with it is named; then ResNet-56 to its end with
 # three seeds, and ResNet-18. Run again after a cut it goes on: a finished part is not repeated.
 # OUT gets benchmark/, and a directory for each run with metrics.csv, manifest.json (hardware,
-# versions, commit, command, final accuracy) and checkpoints/. To see that it works, in minutes and
-# without data: FORM=:smoke BENCHMARK_FLAGS="--models resnet8@8 --seconds 0.2" before the command.
+# versions, commit, command, final accuracy) and checkpoints/; last comes a table of the runs. To see
+# that it works, in minutes and without data, put before the command:
+# FORM=:smoke BENCHMARK_FLAGS="--models resnet8@8 --seconds 0.2"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,4 +32,5 @@ for seed in 0 1 2; do
         --config.train.seed="$seed" "$@"
 done
 "$python" -m jaxcifar.main --config "configs/resnet18.py${FORM:-}" --workdir "$out/resnet18" "$@"
+"$python" -m jaxcifar.report --runs "$out"
 exit $code

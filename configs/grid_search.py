@@ -1,0 +1,36 @@
+"""A grid: ResNet-20 on CIFAR-10 for 30 epochs, nine pairs of learning rate and weight decay.
+
+    python -m jaxcifar.sweep --config configs/grid_search.py --dry_run
+    python -m jaxcifar.sweep --config configs/grid_search.py
+    python -m jaxcifar.main --config configs/grid_search.py
+
+The last trains what all of them share. They are compared on 5,000 training images that are held
+out. It has not been run here.
+"""
+
+from ml_collections import ConfigDict
+from sklearn.model_selection import ParameterGrid
+
+from jaxcifar.config import default, form
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """Returns what all of them share, or its minutes-long form for "smoke"."""
+    config = default()
+    config.dataset.name = "cifar10"
+    config.dataset.validation_size = 5_000
+    config.model.name = "resnet20"
+    config.optimizer.nesterov = True
+    config.schedule.name = "cosine"
+    config.train.num_epochs = 30.0
+    return form(config, argument)
+
+
+def get_sweep() -> ParameterGrid:
+    """Returns the variants: each the fields in which it differs."""
+    return ParameterGrid(
+        {
+            "optimizer.learning_rate": [0.01, 0.05, 0.1],
+            "optimizer.weight_decay": [1e-4, 5e-4, 1e-3],
+        }
+    )
