@@ -9,7 +9,7 @@ Time: 64,000 steps are 8.2 million images, 21 hours at the 110 images/s measured
 EPYC, jax 0.10.2, the README's settings for a CPU). It has not been run to its end.
 
 To train on after the end, from the first learning rate again: `--config.train.num_steps=128000
---config.schedule.restart_steps=64000`.
+--config.schedule.restart_steps=64000 --accept_config_change`.
 
 The paper chose the recipe on 45,000 training and 5,000 validation images, a split such as
 `--config.dataset.validation_size=5000` makes, and trained on all 50,000 for its results.

@@ -238,14 +238,18 @@ def form(config: ConfigDict, argument: str) -> ConfigDict:
 
 @dataclasses.dataclass(frozen=True)
 class Durations:
-    """The config's durations in steps; 0 is never, and `length` that of the schedule."""
+    """The config's durations in steps; 0 is never, and `length` that of the schedule.
+
+    What the schedule repeats has fractions, or the ends of its pieces would drift from the epochs.
+    """
 
     num_steps: int
     steps_per_epoch: float
     milestones: tuple[int, ...]
     warmup_steps: int
-    step_every: int
-    cycle: int
+    step_every: float
+    cycle: float
+    restart: float
     length: int
     eval_every: int
     checkpoint_every: int
@@ -301,27 +305,32 @@ def durations(config: ConfigDict, train_size: int) -> Durations:
     """
     steps_per_epoch = train_size / config.train.batch_size
 
-    def to_steps(section: str, name: str, default_epochs: float = 0.0) -> int:
+    def period(section: str, name: str, default_epochs: float = 0.0) -> float:
         steps, epochs = config[section][f"{name}_steps"], config[section][f"{name}_epochs"]
         epochs = epochs or default_epochs
-        steps = steps or (max(1, round(epochs * steps_per_epoch)) if epochs else 0)
-        if steps > _MAX_STEPS:
+        steps = steps or (max(1.0, epochs * steps_per_epoch) if epochs else 0)
+        if round(steps) > _MAX_STEPS:
             raise InputError(
-                f"{section}.{name}_steps or _epochs: allowed are {_MAX_STEPS} steps, not {steps}"
+                f"{section}.{name}_steps or _epochs: allowed are {_MAX_STEPS} steps, not "
+                f"{round(steps)}"
             )
         return steps
 
+    def to_steps(section: str, name: str, default_epochs: float = 0.0) -> int:
+        return round(period(section, name, default_epochs))
+
     schedule = config.schedule
-    num_steps = to_steps("train", "num")
+    num_steps, restart = to_steps("train", "num"), period("schedule", "restart")
     result = Durations(
         num_steps=num_steps,
         steps_per_epoch=steps_per_epoch,
         milestones=tuple(schedule.milestones_steps)
         or tuple(round(e * steps_per_epoch) for e in schedule.milestones_epochs),
         warmup_steps=to_steps("schedule", "warmup"),
-        step_every=to_steps("schedule", "every"),
-        cycle=to_steps("schedule", "cycle"),
-        length=to_steps("schedule", "restart") or num_steps,
+        step_every=period("schedule", "every"),
+        cycle=period("schedule", "cycle"),
+        restart=restart,
+        length=round(restart) or num_steps,
         eval_every=to_steps("eval", "every", default_epochs=1),
         checkpoint_every=to_steps("checkpoint", "every", default_epochs=1),
         keep_every=to_steps("checkpoint", "keep_every"),

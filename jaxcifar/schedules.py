@@ -1,6 +1,7 @@
 """Learning rate schedules: functions of the step, from optax's pieces."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +29,10 @@ def create_schedule(config: ConfigDict, durations: Durations) -> optax.Schedule:
     if schedule.name == "constant":
         base = optax.constant_schedule(peak)
     elif schedule.name == "step":
-        base = optax.exponential_decay(peak, durations.step_every, schedule.gamma, staircase=True)
+        starts, _ = _pieces(durations.step_every, 1, durations.length)
+        base = _drops(peak, schedule.gamma, starts[1:])
     elif schedule.name == "multistep":
-        base = optax.piecewise_constant_schedule(
-            peak, {milestone: schedule.gamma for milestone in durations.milestones}
-        )
+        base = _drops(peak, schedule.gamma, durations.milestones)
     elif schedule.name == "cosine":
         base = _after(warmup, _cosine(peak, schedule.final_learning_rate, steps))
     elif schedule.name == "warm_restarts":
@@ -55,7 +55,8 @@ def create_schedule(config: ConfigDict, durations: Durations) -> optax.Schedule:
         end = peak if schedule.warmup_shape == "linear" else start
         base = _switch(warmup, optax.linear_schedule(start, end, warmup), base)
     if durations.length < durations.num_steps:
-        return lambda step: base(step % durations.length)
+        starts, _ = _pieces(durations.restart, 1, durations.num_steps)
+        return lambda step: base(step - jnp.array(starts)[_passed(starts[1:], step)])
     return base
 
 
@@ -84,24 +85,42 @@ def _cosine(start: float, end: float, steps: float) -> optax.Schedule:
     return rate
 
 
+def _drops(start: float, factor: float, steps: Sequence[int]) -> optax.Schedule:
+    """A constant that is multiplied by `factor` at each of the steps."""
+    return lambda step: start * jnp.float32(factor) ** _passed(steps, step)
+
+
 def _warm_restarts(
     peak: float, floor: float, cycle: float, factor: float, steps: int
 ) -> optax.Schedule:
     """Cosines one after another, each `factor` times as long as the last (SGDR, section 3)."""
-    starts, lengths = [0], [round(cycle)]
-    while starts[-1] + lengths[-1] < steps:
-        starts.append(starts[-1] + lengths[-1])
-        cycle *= factor
-        lengths.append(round(cycle))
-    starts, lengths = np.array(starts, np.int32), np.array(lengths, np.float32)
+    starts, lengths = _pieces(cycle, factor, steps)
 
     def rate(step: jax.Array) -> jax.Array:
-        # Looked up, as there may be very many.
-        piece = jnp.searchsorted(starts[1:], step, side="right")
-        share = (step - jnp.array(starts)[piece]) / jnp.array(lengths)[piece]
+        piece = _passed(starts[1:], step)
+        share = (step - jnp.array(starts)[piece]) / jnp.array(lengths, jnp.float32)[piece]
         return _cosine(peak, floor, 1)(share)
 
     return rate
+
+
+def _pieces(length: float, factor: float, steps: int) -> tuple[list[int], list[int]]:
+    """Divides steps into pieces, each `factor` times as long as the one before.
+
+    Returns:
+      Where they start, and their lengths, of which the last may go beyond `steps`.
+    """
+    end, bounds = length, [0, round(length)]
+    while bounds[-1] < steps:
+        length *= factor
+        end += length
+        bounds.append(round(end))
+    return bounds[:-1], [end - start for start, end in pairwise(bounds)]
+
+
+def _passed(bounds: Sequence[int], step: jax.Array) -> jax.Array:
+    """How many of the rising bounds a step has reached; looked up, as there may be very many."""
+    return jnp.searchsorted(np.array(bounds, np.int32), step, side="right")
 
 
 def _after(start: int, schedule: optax.Schedule) -> optax.Schedule:

@@ -221,7 +221,7 @@ _ALLOWED: dict[str, _Rule] = {
     "schedule.every_epochs": _at_least(0),
     "schedule.cycle_steps": _at_least(0),
     "schedule.cycle_epochs": _at_least(0),
-    "schedule.cycle_factor": _at_least(1),
+    "schedule.cycle_factor": _from(1, 1000),
     "schedule.initial_learning_rate": _at_least(0),
     "schedule.final_learning_rate": _at_least(0),
     "schedule.rise": ("above 0 and below 1", lambda value: 0 < value < 1),

@@ -44,6 +44,7 @@ def test_next_due_is_the_first_step_at_which_something_is_due(num_steps, log, ot
         warmup_steps=0,
         step_every=0,
         cycle=0,
+        restart=0,
         length=num_steps,
         eval_every=evaluate,
         checkpoint_every=save,
@@ -119,11 +120,12 @@ def rate(config, step):
     if schedule.name == "cosine":
         return between(peak, final, step / steps)
     if schedule.name == "warm_restarts":
-        cycle = float(schedule.cycle_steps)
-        while step >= first + round(cycle):
-            first += round(cycle)
+        cycle = end = float(schedule.cycle_steps)
+        while step >= round(end):
+            first = round(end)
             cycle *= schedule.cycle_factor
-        return between(peak, final, (step - first) / round(cycle))
+            end += cycle
+        return between(peak, final, (step - first) / (round(end) - first))
     if schedule.name in ("one_cycle", "triangular"):
         top, last = schedule.rise * steps - 1, steps - 1
         if step < top:

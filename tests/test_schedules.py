@@ -1,6 +1,7 @@
 import json
 import runpy
 
+import jax
 import numpy as np
 import pytest
 
@@ -127,6 +128,48 @@ def test_restart_begins_the_whole_schedule_anew():
     )
     check(again, np.tile(once[:100], 3))
     check(schedule("cosine", schedule__restart_steps=60), cosine(STEPS % 60 / 60))
+
+
+@pytest.mark.parametrize(
+    "fields, epochs",
+    [
+        ({"name": "warm_restarts", "cycle_epochs": 50.0, "cycle_factor": 2.0}, (50, 150)),
+        ({"name": "cosine", "restart_epochs": 50.0}, range(50, 350, 50)),
+    ],
+    ids=["warm_restarts", "restart"],
+)
+def test_pieces_of_epochs_do_not_drift_from_them(fields, epochs):
+    config = default()
+    config.train.num_epochs = 350.0
+    config.schedule.update(fields)
+    length = durations(config, 50_000)  # 390.625 steps an epoch
+    rate = create_schedule(config, length)
+    for restart in (round(390.625 * epoch) for epoch in epochs):
+        assert float(rate(restart)) == pytest.approx(0.1)
+        assert float(rate(restart - 1)) < 1e-6
+    assert length.num_steps == 136_719 and float(rate(136_718)) < 1e-6
+
+
+@pytest.mark.parametrize("every", [41, 47, 3_516, 9_766])
+def test_a_compiled_step_falls_where_it_says(every):
+    """A division of floats that is compiled may round to just below a whole number."""
+    config = default()
+    config.train.num_steps = 9 * every
+    config.schedule.name, config.schedule.every_steps = "step", every
+    rate = jax.jit(create_schedule(config, durations(config, 50_000)))
+    for fall in range(1, 9):
+        for step, passed in (fall * every - 1, fall - 1), (fall * every, fall):
+            assert float(rate(step)) == pytest.approx(0.1 * 0.1**passed, rel=1e-5)
+
+
+def test_milestones_of_one_step_count_each():
+    config = default()
+    config.train.num_epochs, config.train.batch_size = 10.0, 1024
+    config.schedule.name, config.schedule.milestones_epochs = "multistep", (5.0, 5.3)
+    length = durations(config, 1_438)
+    assert length.milestones == (7, 7)
+    rate = create_schedule(config, length)
+    assert [float(rate(step)) for step in (6, 7)] == pytest.approx([0.1, 0.001])
 
 
 def test_the_rate_is_linear_in_the_batch_size():
