@@ -242,7 +242,7 @@ class Checkpoints:
             raise InputError(
                 f"{self._directory}: none of its checkpoints is whole; step {newest}: {reason}\n"
                 "They are damaged, or not this run's. To start from the beginning, choose another "
-                "--workdir or remove the directory."
+                f"--workdir or remove {self._directory.parent}."
             )
         if whole >= 0:
             restored = self.restore(whole, create_state)
@@ -270,11 +270,12 @@ class Checkpoints:
         if name == "latest":
             return steps[-1]
         if name == "best":
-            path = self._directory / str(steps[-1])
             try:
-                step = integrity.read(path)["progress"]["best_step"]
+                step = self._best(steps)
             except integrity.DamageError as error:
-                raise InputError(f"{path} is damaged: {error}") from error
+                if steps != self._steps():
+                    return self.find(name)  # a trainer has just replaced one
+                raise InputError(f"{self._directory}: a checkpoint is damaged: {error}") from error
             if not step:
                 raise InputError(
                     f"{self._directory}: no best checkpoint, as the run has no validation split "
@@ -296,7 +297,11 @@ class Checkpoints:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
             kill_at("arrays")
-            _checkpointer(0).save((part / "state").resolve(), args=ocp.args.StandardSave(state))
+            arrays = (part / "state").resolve()
+            _checkpointer(0).save(arrays, args=ocp.args.StandardSave(state))
+            # Where it cannot join its files, Orbax leaves them as they are, and reads none of them.
+            if not (arrays / "manifest.ocdbt").exists():
+                raise RuntimeError(f"Orbax wrote no whole state into {arrays}")
             kill_at("manifest")
             content = {
                 "step": save.step,
@@ -313,14 +318,37 @@ class Checkpoints:
             save.error = error
             shutil.rmtree(part, ignore_errors=True)
             return
-        for step in self._steps():
-            kept = step in (save.step, progress.best_step)
+        self._remove_replaced(save.step)
+
+    def _remove_replaced(self, newest: int) -> None:
+        """Removes all but the newest, the best, and those that are kept for good."""
+        steps = self._steps()
+        try:
+            best = self._best(steps)
+        except integrity.DamageError:
+            return  # one of them may be the best
+        for step in steps:
+            kept = step == newest or 0 < step == best
             if not kept and not (self._keep_every and step % self._keep_every == 0):
                 with suppress(OSError):  # the next save will try again
                     part = (self._directory / str(step)).rename(self._directory / f"{step}.part")
                     kill_at("delete")
                     shutil.rmtree(part)
                     kill_at("deleted")
+
+    def _best(self, steps: Sequence[int]) -> int:
+        """The best of these steps; 0 if there is none.
+
+        Where the best could not be written, it is the best before it.
+
+        Raises:
+          DamageError: of one that cannot be read.
+        """
+        for step in reversed(steps):
+            best = integrity.read(self._directory / str(step))["progress"]["best_step"]
+            if not best or best in steps:
+                return best
+        return 0
 
     def _steps(self) -> list[int]:
         if not self._directory.is_dir():

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -31,6 +32,8 @@ def run(main: Callable[[], None], doc: str) -> None:
             if _DEBUG.value:
                 raise
             sys.exit(f"error: {describe(error)}")
+        except KeyboardInterrupt:  # what trains handles it
+            sys.exit(128 + signal.SIGINT)
         except StoppedError as error:
             if _DEBUG.value and error.__cause__:
                 traceback.print_exception(error.__cause__)
@@ -50,6 +53,11 @@ def run_directory(flag: str, name: str) -> Path:
       InputError: if it cannot be one.
     """
     path = Path(name)
+    if found := re.search(r"[\[\]\\]", str(path.resolve())):
+        raise InputError(
+            f"--{flag}={name}: Orbax cannot read what it writes where a directory's name has a "
+            f"{found[0]}; choose another --{flag}"
+        )
     existing = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
     if not existing.is_dir():
         raise InputError(f"--{flag}={name}: {existing} is not a directory; choose another --{flag}")

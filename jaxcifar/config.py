@@ -300,8 +300,8 @@ def durations(config: ConfigDict, train_size: int) -> Durations:
     """Converts the config's epochs to steps, for `train_size` training images.
 
     Raises:
-      InputError: if a milestone or the warm-up lies beyond the schedule's last step, or a duration
-        has more steps than can be counted.
+      InputError: if a milestone, the first drop or the warm-up lies beyond the schedule's last
+        step, or a duration has more steps than can be counted.
     """
     steps_per_epoch = train_size / config.train.batch_size
 
@@ -337,7 +337,11 @@ def durations(config: ConfigDict, train_size: int) -> Durations:
         log_every=config.log.every_steps,
         watch_every=config.log.layers_every_steps,
     )
-    ends = {"milestones": max(result.milestones, default=0), "warmup": result.warmup_steps}
+    ends = {
+        "milestones": max(result.milestones, default=0),
+        "every": round(result.step_every),
+        "warmup": result.warmup_steps,
+    }
     for field, step in ends.items():
         if step >= result.length:
             raise InputError(

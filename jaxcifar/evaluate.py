@@ -162,7 +162,7 @@ def restore(config: ConfigDict, workdir: Path) -> tuple[Program, Restored]:
       InputError: as `evaluate_run`.
     """
     validate(config)
-    check_config(workdir, config)
+    check_config(workdir, config, trains=False)
     parallel.start(config.train.distributed)
     info = datasets.info(config.dataset)
     train_size = info.train_size - config.dataset.validation_size

@@ -28,8 +28,11 @@ def main() -> None:
     """Does what the flags say."""
     if bool(_TO.value) == bool(_FROM.value):
         raise InputError("give one of --to and --from")
-    move = write_torch if _TO.value else read_torch
-    move(_CONFIG.value, cli.run_directory("workdir", _WORKDIR.value), Path(_FILE.value))
+    config, file = _CONFIG.value, Path(_FILE.value)
+    if _TO.value:
+        write_torch(config, Path(_WORKDIR.value), file)
+    else:
+        read_torch(config, cli.run_directory("workdir", _WORKDIR.value), file)
 
 
 def write_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
@@ -79,9 +82,11 @@ def read_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
       file: with PyTorch's names, see `from_torch`.
 
     Raises:
-      InputError: if the workdir has checkpoints, or the file is missing, damaged, or of another
-        network.
+      InputError: if the workdir has checkpoints or is of another config, or the file is missing,
+        damaged, or of another network.
     """
+    import hashlib
+
     import jax
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -90,12 +95,13 @@ def read_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
     from jaxcifar.config import durations
     from jaxcifar.data import datasets
     from jaxcifar.lock import WriterLock
-    from jaxcifar.manifest import record_start
+    from jaxcifar.manifest import check_config, record_start, update
     from jaxcifar.steps import create_program
     from jaxcifar.torch_weights import from_torch
     from jaxcifar.validation import validate
 
     validate(config)
+    check_config(workdir, config)
     directory = workdir / "checkpoints"
     if directory.exists() and any(directory.iterdir()):
         raise InputError(f"{directory} holds checkpoints; choose another --workdir")
@@ -113,11 +119,14 @@ def read_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
     with WriterLock(workdir) as lock:
         lock.acquire()
         checkpoints = Checkpoints(directory)
-        checkpoints.save(0, jax.device_get(state.replace(**values)), Progress())
+        state = state.replace(**values, ema=values if state.ema else {})
+        checkpoints.save(0, jax.device_get(state), Progress())
         checkpoints.wait()
         if failure := checkpoints.failure():
             raise StoppedError(f"error: {failure}")
         record_start(workdir, config, step=0)
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        update(workdir, weights={"file": str(file), "sha256": sha256})
     print(f"{workdir}: a run of {config.model.name} at step 0, with the weights of {file}")
 
 

@@ -50,7 +50,8 @@ def _reproduce() -> None:
     if _CONFIG.value or not _WORKDIR.value:
         raise InputError("--mode reproduce takes --workdir and no --config, which the run has")
     workdir = Path(_WORKDIR.value)
-    if not reproduce(workdir, Path(_OUT.value or workdir / "reproduction")):
+    out = cli.run_directory("out", _OUT.value or str(workdir / "reproduction"))
+    if not reproduce(workdir, out):
         sys.exit(1)
 
 

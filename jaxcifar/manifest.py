@@ -30,13 +30,16 @@ _PACKAGES = (
 ).split()
 
 
-def check_config(workdir: Path, config: ConfigDict, *, accept: bool = False) -> None:
+def check_config(
+    workdir: Path, config: ConfigDict, *, accept: bool = False, trains: bool = True
+) -> None:
     """Checks that the run in `workdir` may go on with a config; a new workdir fits any.
 
     Args:
       workdir: of the run.
       config: see `config.default`; `config.RESUME` says what may differ.
       accept: whether what is "changeable" may.
+      trains: whether the run is to go on, or only to be looked at.
 
     Raises:
       InputError: with the fields that differ and may not.
@@ -48,15 +51,23 @@ def check_config(workdir: Path, config: ConfigDict, *, accept: bool = False) -> 
         lines = [f"  {c['field']}: {c['old']!r} there, {c['new']!r} here" for c in refused]
         shown = lines[:15] + ([f"  and {len(lines) - 15} more"] if len(lines) > 15 else [])
         raise InputError(
-            f"{workdir} holds a run of another config:\n" + "\n".join(shown) + "\n"
-            "Choose another --workdir"
-            + (
-                f"; its state means nothing with another {never[0]['field']}."
-                if never
-                else ", or go on from its last checkpoint with the new config by "
-                "--accept_config_change."
-            )
+            f"{workdir} holds a run of another config:\n"
+            + "\n".join(shown)
+            + "\n"
+            + _advice(never, trains)
         )
+
+
+def _advice(never: list[dict[str, Any]], trains: bool) -> str:
+    if not trains:
+        return "Choose another --workdir, or give the run's config."
+    if never:
+        field = never[0]["field"]
+        return f"Choose another --workdir; its state means nothing with another {field}."
+    return (
+        "Choose another --workdir, or go on from its last checkpoint with the new config by "
+        "--accept_config_change."
+    )
 
 
 def check_data(workdir: Path, fingerprints: dict[str, str]) -> None:

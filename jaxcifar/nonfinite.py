@@ -25,12 +25,11 @@ class NonFinite(InputError):
     Attributes:
       step: the number of updates made, with this one.
       reason: what is not finite.
-      saved: the step of the last checkpoint; 0 if there is none.
     """
 
-    def __init__(self, step: int, reason: str, saved: int, advice: str = ""):
+    def __init__(self, step: int, reason: str, advice: str = ""):
         super().__init__(f"step {step:,}: {reason}{advice}")
-        self.step, self.reason, self.saved = step, reason, saved
+        self.step, self.reason = step, reason
 
 
 def check_steps(
@@ -38,7 +37,6 @@ def check_steps(
     first_step: int,
     sums: list[dict[str, Any]],
     skipped: int,
-    saved: int,
     state: Any,
 ) -> None:
     """Refuses steps with numbers that are not finite, unless they were skipped and are not many.
@@ -48,7 +46,6 @@ def check_steps(
       first_step: the number of updates before the first of the steps.
       sums: of each step, fetched.
       skipped: steps that were left out before.
-      saved: the step of the last checkpoint.
       state: the state after them, on the devices.
 
     Raises:
@@ -61,20 +58,19 @@ def check_steps(
         if config.train.on_nonfinite != "skip":
             reason = f"not finite, with a loss of {values['loss'] / values['count']:.4g}"
             trouble = describe(parallel.fetch(state))
-            raise NonFinite(step, "; ".join([reason, *trouble]), saved)
+            raise NonFinite(step, "; ".join([reason, *trouble]))
         if skipped > config.train.nonfinite_limit:
             raise NonFinite(
                 step,
                 f"not finite, as {skipped - 1} were before, and "
                 f"train.nonfinite_limit = {config.train.nonfinite_limit}",
-                saved,
             )
 
 
-def check_state(step: int, state: Any, saved: int) -> None:
+def check_state(step: int, state: Any) -> None:
     """Raises a NonFinite if a fetched state, to be saved after `step` updates, is not finite."""
     if trouble := describe(state):
-        raise NonFinite(step, "; ".join(["the state is not finite", *trouble]), saved)
+        raise NonFinite(step, "; ".join(["the state is not finite", *trouble]))
 
 
 def describe(state: Any) -> list[str]:
@@ -96,38 +92,43 @@ def rate_factors(workdir: Path) -> list[tuple[int, float]]:
 
 
 def roll_back(
-    config: ConfigDict, workdir: Path, before: list[tuple[int, float]], error: NonFinite
+    config: ConfigDict,
+    workdir: Path,
+    before: list[tuple[int, float]],
+    error: NonFinite,
+    saved: int,
 ) -> list[tuple[int, float]]:
     """Records a rollback, unless it must not be, and returns the learning rate's factors with it.
 
     Args:
       config: see `config.default`.
-      workdir: of the run; the checkpoint of `error.saved` is wholly on the disk.
+      workdir: of the run.
       before: the factors so far.
       error: what made it necessary.
+      saved: the step of the newest checkpoint; -1 if there is none.
 
     Raises:
       NonFinite: if the config wants no rollback, or no more of them.
     """
     train = config.train
     if train.on_nonfinite != "rollback" or len(before) >= train.nonfinite_limit:
-        good = workdir / "checkpoints" / str(error.saved) if error.saved else "none"
+        good = workdir / "checkpoints" / str(saved) if saved >= 0 else "none"
         backs = f" after {len(before)} rollbacks" if before else ""
         raise NonFinite(
             error.step,
             error.reason,
-            error.saved,
             f"\nThe run ends{backs}; last good checkpoint: {good}\n"
             "A lower optimizer.learning_rate or a clip_global_norm may help, or train.on_nonfinite "
             "= 'skip' or\n'rollback'; --accept_config_change goes on from there with them.",
         ) from error
+    to_step = max(saved, 0)
     if jax.process_index() == 0:
-        print(f"warning: {error}\nback to step {error.saved:,}, with a lower rate", flush=True)
+        print(f"warning: {error}\nback to step {to_step:,}, with a lower rate", flush=True)
         rollback = {
             "step": error.step,
-            "to_step": error.saved,
+            "to_step": to_step,
             "rate_factor": train.rollback_factor,
             "reason": error.reason,
         }
         update(workdir, rollbacks=[*read(workdir).get("rollbacks", ()), rollback])
-    return [*before, (error.saved, train.rollback_factor)]
+    return [*before, (to_step, train.rollback_factor)]

@@ -4,6 +4,7 @@ Elsewhere a step is written for one device, and a batch is one process's share.
 """
 
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -35,14 +36,16 @@ def start(distributed: bool) -> None:
     """
     if not distributed or jax.distributed.is_initialized():
         return
-    given = {
-        argument: int(os.environ[variable])
-        for argument, variable in (
-            ("num_processes", "JAX_NUM_PROCESSES"),
-            ("process_id", "JAX_PROCESS_ID"),
-        )
-        if variable in os.environ
-    }
+    variables = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+    given = {}
+    for argument, variable in variables.items():
+        if (value := os.environ.get(variable)) is not None:
+            if not value.isdecimal():
+                raise InputError(f"{variable}={value}: allowed is a number")
+            given[argument] = int(value)
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if address is not None and not re.fullmatch(r".+:\d+", address):
+        raise InputError(f"JAX_COORDINATOR_ADDRESS={address}: allowed is host:port")
     # JAX aborts where its own times are up, so ours come first: the timer's, and those of `peers`,
     # which do not count time in which all processes were suspended.
     timer = threading.Timer(_START_SECONDS, _give_up_start)
@@ -54,6 +57,9 @@ def start(distributed: bool) -> None:
             initialization_timeout=_JAX_SECONDS,
             heartbeat_timeout_seconds=_JAX_SECONDS,
         )
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"train.distributed = True: process 0 cannot be one: {reason}") from error
     except ValueError as error:
         raise InputError(
             f"train.distributed = True: {error} Start under a scheduler that jax.distributed "

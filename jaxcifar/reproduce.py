@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxcifar import manifest
+from jaxcifar import manifest, parallel, runtime
 from jaxcifar.checkpoint import Checkpoints
 from jaxcifar.config import default, durations
 from jaxcifar.data import datasets
@@ -34,7 +34,7 @@ def reproduce(workdir: Path, out: Path) -> bool:
 
     Raises:
       InputError: if there is no such run, it has not ended or its config was changed on the way,
-        the data are others, or `out` holds something else.
+        the data are others, or `out` holds something else; or it began with the weights of a file.
     """
     run = manifest.read(workdir)
     if not run:
@@ -44,19 +44,30 @@ def reproduce(workdir: Path, out: Path) -> bool:
     if changes := run["config_changes"]:
         fields = ", ".join(f"{c['field']} at step {c['step']:,}" for c in changes)
         raise InputError(f"{workdir}: no config describes the run, which was changed: {fields}")
+    if weights := run.get("weights"):
+        raise InputError(
+            f"{workdir}: no config describes the run, which began from {weights['file']}"
+        )
     there = manifest.read(out)
     if out.exists() and ("end" in there or there.get("reproduces") != str(workdir.resolve())):
         raise InputError(f"{out} is there already; remove it or choose another --out")
 
-    for line in islice(_software(run), 10):
-        print(f"not as it was: {line}")
-    out.mkdir(parents=True, exist_ok=True)
-    manifest.update(out, reproduces=str(workdir.resolve()), data=run["data"])
     config = _config(run)
+    if config.train.deterministic:
+        runtime.make_deterministic()
+    parallel.start(config.train.distributed)
+    if jax.process_index() == 0:
+        for line in islice(_software(run), 10):
+            print(f"not as it was: {line}")
+        out.mkdir(parents=True, exist_ok=True)
+        manifest.update(out, reproduces=str(workdir.resolve()), data=run["data"])
+    parallel.meet()
     train(config, out)
 
     differences = list(islice(_differences(config, workdir, out), 5))
     step = run["end"]["step"]
+    if jax.process_index() > 0:
+        return not differences
     if not differences:
         print(f"equal to the bit: all metrics, and the state at step {step:,}")
     else:

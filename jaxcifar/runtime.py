@@ -21,6 +21,7 @@ import os
 import platform
 import re
 import sys
+import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -40,7 +41,8 @@ _ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "
 
 def prepare() -> None:
     """Sets what this module describes; call it before JAX is imported. May replace the process."""
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache_directory(os.environ)))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_cache_directory(os.environ))
     settings = cpu_settings(os.environ)
     os.environ.update(settings)
     if "GLIBC_TUNABLES" in settings:
@@ -95,7 +97,10 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def _cache_directory(environ: Mapping[str, str]) -> Path:
-    base = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        base = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home
+        base = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
     # Programs for a CPU hold its instructions, and a home directory may be shared by several kinds.
     cpu = Path("/proc/cpuinfo")
     flags = (

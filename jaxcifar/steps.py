@@ -209,7 +209,7 @@ def train_step(
     """
     device = lax.axis_index(axis_name)
     key = augment_key(seed, state.step)
-    images, targets = augment(key, device, batch["image"], batch["label"])
+    images, targets = augment(key, device, batch["image"], batch["label"], batch["mask"])
     dropout_key = jax.random.fold_in(_step_key(seed, state.step, "dropout"), device)
     examples = {"image": images, "label": batch["label"], "mask": batch["mask"]}
     if targets is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxcifar.errors import StoppedError
+from jaxcifar.errors import InputError, StoppedError
 from jaxcifar.failpoint import kill_at
 
 
@@ -29,10 +29,20 @@ class Table:
           path: in an existing directory.
           columns: their names.
           first_step: the step that the run goes on from; later rows will be written again.
+
+        Raises:
+          InputError: if the file is not such a table.
         """
         self._path, self._columns, kept = path, list(columns), []
         if path.exists():
-            kept = [row for row in read_rows(path) if int(row["step"]) <= first_step]
+            try:
+                kept = [row for row in read_rows(path) if int(row["step"]) <= first_step]
+                if any(row.keys() - set(self._columns) for row in kept):
+                    raise ValueError("other columns")
+            except (KeyError, TypeError, ValueError) as error:
+                raise InputError(
+                    f"{path}: not a table that a run has written; move it away or mend it"
+                ) from error
         part = path.with_name(path.name + ".part")
         with part.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)

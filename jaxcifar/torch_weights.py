@@ -74,7 +74,7 @@ def from_torch(arrays: Mapping[str, np.ndarray], template: Mapping[str, Any]) ->
       template: the variables of the same model, arrays or their shapes.
 
     Raises:
-      InputError: naming arrays that are missing, left over, or of another shape.
+      InputError: naming arrays that are missing, left over, of another shape, or not finite.
     """
     arrays = {k: v for k, v in arrays.items() if not k.endswith("num_batches_tracked")}
     wanted = _by_torch_name(template)
@@ -90,13 +90,13 @@ def from_torch(arrays: Mapping[str, np.ndarray], template: Mapping[str, Any]) ->
 
     values = {}
     for name, (path, like) in wanted.items():
-        value = np.transpose(arrays[name], np.argsort(_to_torch_axes(like.ndim)))
-        if value.shape != like.shape:
-            raise InputError(
-                f"{name}: shape {arrays[name].shape}, expected "
-                f"{tuple(like.shape[axis] for axis in _to_torch_axes(like.ndim))}"
-            )
-        values[path] = value.astype(like.dtype)
+        value, axes = arrays[name], _to_torch_axes(like.ndim)
+        expected = tuple(like.shape[axis] for axis in axes)
+        if value.shape != expected:
+            raise InputError(f"{name}: shape {value.shape}, expected {expected}")
+        values[path] = np.transpose(value, np.argsort(axes)).astype(like.dtype)
+        if not np.isfinite(values[path]).all():
+            raise InputError(f"{name}: it has NaN or infinity in it")
     return tree_util.tree_map_with_path(lambda path, _: values[path], dict(template))
 
 

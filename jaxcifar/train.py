@@ -106,7 +106,9 @@ def _train(
             results, step, state = _attempt(run, program)
             break
         except NonFinite as error:
-            factors = nonfinite.roll_back(config, workdir, factors, error)
+            steps = Checkpoints(workdir / "checkpoints", create=False).steps()
+            saved = parallel.gather(max(steps, default=-1))[0]
+            factors = nonfinite.roll_back(config, workdir, factors, error, saved)
     # The run's checkpoints are closed, and so all on the disk.
     if jax.process_index() == 0:
         record_end(workdir, step, state, results)
@@ -143,14 +145,23 @@ def _attempt(run: Run, program: Program) -> tuple[Results, int, TrainState]:
                 writers.line(f"CPU settings: {' '.join(settings)} (JAXCIFAR_CPU_SETTINGS=0: off)")
             if start.step:
                 writers.line(f"going on from step {start.step:,}, saved in {workdir}")
-            results, step, state = _loop(run, program, start, checkpoints, writers)
+            try:
+                results, step, state = _loop(run, program, start, checkpoints, writers)
+            except NonFinite as error:
+                checkpoints.wait()
+                if checkpoints.stalled:  # it could be whole at any time from now on
+                    raise StoppedError(
+                        f"error: {error}\nThe run has stopped, as its last checkpoint is still not "
+                        "written. The same command goes on from the last whole one.",
+                        at_once=True,
+                    ) from error
+                raise
             for name, scalars in results.items():
                 writers.line(f"done: {name} {describe(scalars)}")
             writers.line(f"{workdir} has checkpoints/, metrics.csv, parameters.txt, manifest.json")
             if config.log.tensorboard:
                 writers.line(f"curves: tensorboard --logdir {workdir}")
-            checkpoints.wait()
-            _report_failure(checkpoints, writers, stop=True)
+            _finish(config, checkpoints, writers, step)
     return results, step, state
 
 
@@ -169,7 +180,7 @@ def _loop(
     )
     evaluator = Evaluator(config, program, run.splits)
     state, progress = parallel.replicate(start.state), start.progress
-    step, saved, in_flight, throughput = start.step, start.step, [], Throughput()
+    step, in_flight, throughput = start.step, [], Throughput()
     peers.step = step
     if _stops(config, progress):
         writers.line(f"stopped early before step {start.step:,}")
@@ -194,7 +205,7 @@ def _loop(
             continue
         for first_step, sums in in_flight:
             done = by_step(parallel.fetch(sums))
-            nonfinite.check_steps(config, first_step, done, progress.skipped_steps, saved, state)
+            nonfinite.check_steps(config, first_step, done, progress.skipped_steps, state)
             progress = progress.add(done)
         throughput.stop()
         in_flight, save = [], due.save
@@ -234,9 +245,8 @@ def _loop(
             kill_at("signalled")
         if save or stop or signalled:
             fetched = parallel.fetch(state)
-            nonfinite.check_state(step, fetched, saved)
+            nonfinite.check_state(step, fetched)
             checkpoints.save(step, fetched, progress)
-            saved = step
         if stop:
             writers.line(
                 f"stopping early at step {step:,}: no better validation {config.eval.best_metric} "
@@ -245,8 +255,7 @@ def _loop(
             )
             break
         if signalled and step < length.num_steps:
-            checkpoints.wait()
-            _report_failure(checkpoints, writers, stop=True)
+            _finish(config, checkpoints, writers, step)
             parallel.meet()
             raise _stopped_by(signalled, step, length.num_steps)
         throughput.start()
@@ -258,6 +267,16 @@ def _loop(
 def _stops(config: ConfigDict, progress: Progress) -> bool:
     patience = config.train.early_stopping_patience
     return patience > 0 and progress.stale_evaluations >= patience
+
+
+def _finish(config: ConfigDict, checkpoints: Checkpoints, writers: Writers, step: int) -> None:
+    """Waits for the last save, of `step`, and stops the run if it was not to fail or this one has.
+
+    Raises:
+      StoppedError: to stop it.
+    """
+    missing = step not in checkpoints.steps()
+    _report_failure(checkpoints, writers, stop=missing or config.checkpoint.on_error == "stop")
 
 
 def _report_failure(checkpoints: Checkpoints, writers: Writers, *, stop: bool) -> None:

@@ -166,6 +166,7 @@ def _is_groups(value: Any) -> bool:
 
 
 _SHARE = _from(0, 1)
+_SECONDS = ("above 0 and no more than 1e6", lambda value: 0 < value <= 1e6)
 
 _MAX_BATCH = 2**20  # so that a position within a call's batches has 32 bits
 
@@ -248,7 +249,7 @@ _ALLOWED: dict[str, _Rule] = {
     "train.nonfinite_limit": _at_least(1),
     "train.rollback_factor": ("above 0 and below 1", lambda value: 0 < value < 1),
     "train.seed": _from_below(0, 2**32),
-    "train.peer_timeout_seconds": _above(0),
+    "train.peer_timeout_seconds": _SECONDS,
     "eval.batch_size": _from(1, _MAX_BATCH),
     "eval.every_steps": _at_least(0),
     "eval.every_epochs": _at_least(0),
@@ -263,7 +264,7 @@ _ALLOWED: dict[str, _Rule] = {
     "checkpoint.keep_every_steps": _at_least(0),
     "checkpoint.keep_every_epochs": _at_least(0),
     "checkpoint.on_error": _one_of("stop", "continue"),
-    "checkpoint.timeout_seconds": _above(0),
+    "checkpoint.timeout_seconds": _SECONDS,
     "log.every_steps": _at_least(1),
     "log.layers_every_steps": _at_least(0),
 }
@@ -298,6 +299,10 @@ _DECAYS = _is_set("optimizer.weight_decay")
 _MIXES = _is_set("augment.mixup_alpha", "augment.cutmix_alpha")
 _VALIDATES = _is_set("dataset.validation_size")
 _WARMS_UP = _is_set("schedule.warmup_steps", "schedule.warmup_epochs")
+_RESTARTS = (
+    "a schedule.name other than 'constant', or a warm-up",
+    lambda config: config.schedule.name != "constant" or _WARMS_UP[1](config),
+)
 
 # Field -> what it needs to have an effect, where it differs from its default.
 _USED_WITH: dict[str, _Use] = {
@@ -353,6 +358,8 @@ _USED_WITH: dict[str, _Use] = {
         "schedule.name", "cosine", "warm_restarts", "one_cycle", "triangular"
     ),
     "schedule.rise": _is("schedule.name", "one_cycle", "triangular"),
+    "schedule.restart_steps": _RESTARTS,
+    "schedule.restart_epochs": _RESTARTS,
     "schedule.warmup_learning_rate": _WARMS_UP,
     "schedule.warmup_shape": _WARMS_UP,
     "train.early_stopping_patience": _VALIDATES,

@@ -182,7 +182,7 @@ def test_every_augmentation_has_a_key_of_its_own(monkeypatch):
     monkeypatch.setattr(
         augment.mixing,
         "mix",
-        lambda key, _, images, targets, **settings: (draw(3)(key, images), targets),
+        lambda key, _, images, targets, mask, **settings: (draw(3)(key, images), targets),
     )
     config = default()
     config.augment.update({"cutout_size": 1, "erasing_probability": 1.0, "mixup_alpha": 1.0})

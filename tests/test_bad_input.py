@@ -306,6 +306,11 @@ def run_of_digits(command_lines, tmp_path_factory):
 
 WORKDIRS = {
     "a file": (lambda run: run.write_text("x"), [], ["run is not a directory"]),
+    "a name that Orbax cannot read": (
+        lambda run: None,
+        ["--workdir=runs/lr[0.1]"],
+        ["--workdir=runs/lr[0.1]", "Orbax", "choose another --workdir"],
+    ),
     "a link to nowhere": (lambda run: run.symlink_to("nowhere"), [], ["run"]),
     "checkpoints is a file": (
         lambda run: (run.mkdir(), (run / "checkpoints").write_text("x")),
@@ -363,6 +368,7 @@ def test_workdirs(refused, tmp_path, name):
         (MAIN, ["--config.model.name=resnet14"], ["model.name", "another --workdir"]),
         (MAIN, ["--config.model.name=resnet14", "--accept_config_change"], ["model.name"]),
         (MAIN, ["--config.train.num_steps=3"], ["train.num_steps", "--accept_config_change"]),
+        (MAIN, ["--mode=eval", "--config.train.num_steps=3"], ["num_steps", "the run's config."]),
         (MAIN, ["--mode=eval", "--config.eval.checkpoint=1"], ["eval.checkpoint", "latest, 2"]),
         (MAIN, ["--mode=eval", "--config.eval.checkpoint=best"], ["validation_size"]),
         (EXPORT, ["--from=torch", "--file=x"], ["holds checkpoints"]),

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcifar import integrity
 from jaxcifar.checkpoint import Checkpoints, Progress
 from jaxcifar.errors import InputError
 
@@ -73,6 +74,35 @@ def test_the_best_survives_a_restart(tmp_path):
         checkpoints.save(2, state(2), progress)
         checkpoints.save(3, state(3), progress)
     assert steps(tmp_path) == [1, 3]
+
+
+def test_the_best_stays_until_a_better_one_is_written(tmp_path, monkeypatch):
+    def full(part, content):
+        if content["step"] == 2:
+            raise OSError(28, "No space left on device")
+        return seal(part, content)
+
+    seal = integrity.seal
+    monkeypatch.setattr(integrity, "seal", full)
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, best in (1, 1), (2, 2), (3, 2), (4, 2):
+            checkpoints.save(step, state(step), Progress({}, best_step=best))
+            checkpoints.wait()
+            assert bool(checkpoints.failure()) == (step == 2)
+            assert checkpoints.find("best") == 1
+        assert steps(tmp_path) == [1, 4]
+        checkpoints.save(5, state(5), Progress({}, best_step=5))
+        assert checkpoints.find("best") == 5
+    assert steps(tmp_path) == [5]
+
+
+@pytest.mark.parametrize("name", ["a[b]", "b\\c"])
+def test_what_orbax_could_not_read_again_counts_as_not_written(tmp_path, name):
+    with Checkpoints(tmp_path / name) as checkpoints:
+        checkpoints.save(1, state(1), Progress())
+        checkpoints.wait()
+        assert "Orbax wrote no whole state" in checkpoints.failure()
+        assert checkpoints.steps() == []
 
 
 def test_a_run_without_validation_has_no_best(tmp_path):

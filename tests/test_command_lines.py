@@ -1,5 +1,8 @@
 """The entry points beside main."""
 
+import hashlib
+import json
+import re
 from functools import partial
 
 import numpy as np
@@ -46,13 +49,18 @@ def test_weights_go_to_pytorch_and_back(run, tmp_path):
     arrays = load_file(file)
     assert arrays["conv1.weight"].shape == (16, 1, 3, 3)
 
-    there = [*QUICKSTART, f"--workdir={tmp_path / 'b'}"]
+    there = [*QUICKSTART, f"--workdir={tmp_path / 'b'}", "--config.train.ema_decay=0.9"]
     code, out, err = run("jaxcifar.export", *there, "--from=torch", f"--file={file}")
     assert code == 0, err
-    before, after = (
-        run("jaxcifar.main", *where, "--mode=eval")[1].split(":")[1] for where in (here, there)
-    )
-    assert before == after and "loss" in before
+    before, after = (run("jaxcifar.main", *where, "--mode=eval")[1] for where in (here, there))
+    measured = re.search(r"loss .*", before)[0]
+    assert re.findall(r"(test\w*), .*: (loss .*)", after) == [
+        ("test", measured),
+        ("test_ema", measured),  # the average starts there, too
+    ]
+    weights = json.loads((tmp_path / "b" / "manifest.json").read_text())["weights"]
+    assert weights["file"] == str(file)
+    assert weights["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     code, out, err = run("jaxcifar.export", *there, "--to=torch", f"--file={file}.again")
     assert code == 0, err
     again = load_file(f"{file}.again")

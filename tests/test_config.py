@@ -48,6 +48,15 @@ def test_a_misspelt_field_is_refused_by_the_lock():
 @pytest.mark.parametrize(
     "fields, message",
     [
+        ({"checkpoint__timeout_seconds": 1e10}, "timeout_seconds = 10000000000.0: allowed is abov"),
+        (
+            {"schedule__restart_steps": 9},
+            "restart_steps = 9 has no effect here: it needs a schedul",
+        ),
+        (
+            {"schedule__name": "step", "schedule__every_steps": 100},
+            "every_steps or _epochs: step 1",
+        ),
         ({"dataset__name": "cifar11"}, "dataset.name 'cifar11'. Did you mean 'cifar10'"),
         ({"dataset__validation_size": -1}, "dataset.validation_size = -1: allowed is 0 or more"),
         ({"dataset__validation_size": 50_000}, "dataset.validation_size = 50000"),

@@ -59,6 +59,17 @@ def test_held_out_examples_are_stratified(size):
     assert np.all(np.abs(np.bincount(validation.labels, minlength=5) - shares) < 1)
 
 
+@pytest.mark.parametrize("counts, size", [((30, 1), 18), ((997, 3), 900), ((5, 0, 2, 2), 6)])
+def test_an_example_of_each_class_stays(counts, size):
+    labels = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
+    train, validation = hold_out(Split(np.arange(labels.size), labels), size, seed=0)
+    assert validation.size == size
+    kept = np.bincount(train.labels, minlength=len(counts))
+    assert ((kept > 0) == (np.array(counts) > 0)).all()
+    with pytest.raises(InputError, match="validation_size = .* one a class must remain"):
+        hold_out(train, train.size - np.count_nonzero(counts) + 1, seed=0)
+
+
 def test_the_held_out_examples_follow_from_the_seed_alone():
     labels = np.arange(60, dtype=np.int32) % 3
     whole = Split(np.arange(60)[:, None, None, None], labels)

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from jaxcifar import models
+from jaxcifar.errors import InputError
 from jaxcifar.layer_statistics import (
     ALL,
     COLUMNS,
@@ -229,6 +230,15 @@ def write_steps(path, steps, first_step=0):
     for step in steps:
         table.write(rows(step, step / 7, statistics(conv=0.1 * step)))
     table.close()
+
+
+@pytest.mark.parametrize("text", ["a note\n1\n", "step,layer\nx,conv\n", "step\n1,2,3\n"])
+def test_a_table_that_is_not_a_runs_is_named_and_left(tmp_path, text):
+    path = tmp_path / "layers.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match="layers.csv: not a table that a run has written"):
+        Table(path, COLUMNS, first_step=5)
+    assert path.read_text() == text
 
 
 def test_a_resumed_run_has_the_table_of_one_that_never_stopped(tmp_path):

@@ -198,6 +198,23 @@ def test_a_batch_that_is_not_mixed_is_untouched(images, quick_beta):
 
 
 @pytest.mark.parametrize("settings", [MIXUP, CUTMIX], ids=["mixup", "cutmix"])
+def test_what_is_no_example_is_mixed_into_none(images, quick_beta, settings):
+    mask = np.arange(12) % 3 > 0
+    images, eye = jnp.concatenate([images, images + 10]), jnp.eye(12)
+    several = keys(20, seed=3)
+    mix = jax.vmap(lambda key, mask: mixing.mix(key, 0, images, eye, mask, **settings), (0, None))
+    _, free = map(np.asarray, mix(several, jnp.ones(12, bool)))
+    mixed, targets = map(np.asarray, mix(several, jnp.array(mask)))
+    assert (free[:, mask][:, :, ~mask] > 0).any()
+    assert not targets[:, mask][:, :, ~mask].any()
+    np.testing.assert_allclose(mixed[:, ~mask], np.tile(images[~mask], (20, 1, 1, 1, 1)), atol=1e-5)
+    # The other pairs are as they were.
+    pairs = np.array([[mask[other] for other in partners(one)] for one in free]) & mask
+    np.testing.assert_array_equal(targets[pairs], free[pairs])
+    assert pairs.any()
+
+
+@pytest.mark.parametrize("settings", [MIXUP, CUTMIX], ids=["mixup", "cutmix"])
 def test_devices_share_lambda_and_box_but_not_partners(images, quick_beta, settings):
     images, eye = jnp.concatenate([images, images + 10]), jnp.eye(12)
     mix = jax.jit(jax.vmap(partial(mixing.mix, **settings), (None, 0, None, None)))

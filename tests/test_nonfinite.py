@@ -2,8 +2,12 @@
 
 import csv
 import dataclasses
+import errno
 import json
+import os
 import re
+import threading
+import time
 from functools import partial
 
 import jax
@@ -13,11 +17,13 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxcifar import nonfinite, parallel, steps
+from jaxcifar import integrity, nonfinite, parallel, steps
 from jaxcifar import train as train_module
 from jaxcifar.checkpoint import Checkpoints
 from jaxcifar.config import default, durations
 from jaxcifar.data import datasets
+from jaxcifar.errors import StoppedError
+from jaxcifar.manifest import read
 from jaxcifar.nonfinite import NonFinite
 from jaxcifar.optimizers import LossScale, create_optimizer
 from jaxcifar.schedules import lowered
@@ -73,7 +79,7 @@ def one_step(place, optimizer, *, scale=None, **fields):
             model=model,
             optimizer=optimizer,
             learning_rate=lambda step: 0.1,
-            augment=lambda key, device, images, labels: (images / 255, None),
+            augment=lambda key, device, images, labels, mask: (images / 255, None),
             seed=0,
             axis_name="b",
             ema_decay=0.9,
@@ -153,7 +159,7 @@ def test_layers_are_named():
     state, _, _ = one_step("statistic", optimizer("sgd"))
     assert nonfinite.describe(state) == ["batch_stats in 1 of 1 layers: BatchNorm_0"]
     with pytest.raises(NonFinite, match="step 5: the state is not finite; batch_stats in 1 of 1"):
-        nonfinite.check_state(5, state, 0)
+        nonfinite.check_state(5, state)
 
 
 # Whole runs, of a network of four layers.
@@ -288,9 +294,9 @@ def test_skipped_steps_are_counted_across_a_restart(spoil, tmp_path, monkeypatch
 def test_skipped_steps_are_bounded():
     config = small_run(train__on_nonfinite="skip", train__nonfinite_limit=3)
     sums = [{"nonfinite": bad, "loss": 1.0, "count": 1.0} for bad in (1, 0, 1)]
-    nonfinite.check_steps(config, 6, sums, 1, 5, None)
+    nonfinite.check_steps(config, 6, sums, 1, None)
     with pytest.raises(NonFinite, match="step 9: not finite, as 3 were before, .*limit = 3"):
-        nonfinite.check_steps(config, 6, sums, 2, 5, None)
+        nonfinite.check_steps(config, 6, sums, 2, None)
 
 
 def diverging(**fields):
@@ -341,18 +347,85 @@ def test_a_rollback_ends_with_the_same_bits_wherever_it_is_killed(tmp_path, monk
     assert manifest["rollbacks"] == [rollback]
 
 
+@pytest.fixture
+def spoil_saves(monkeypatch):
+    """Makes the save of a step do something before its manifest is written."""
+
+    def spoil(bad_step, act):
+        def seal(part, content):
+            if content["step"] == bad_step:
+                act()
+            return write(part, content)
+
+        write = integrity.seal
+        monkeypatch.setattr(integrity, "seal", seal)
+
+    return spoil
+
+
+def no_space():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_rollback_goes_to_a_checkpoint_that_is_there(tmp_path, spoil_saves):
+    spoil_saves(5, no_space)
+    train(diverging(checkpoint__on_error="continue"), tmp_path)
+    (rollback,) = json.loads((tmp_path / "manifest.json").read_text())["rollbacks"]
+    assert rollback["to_step"] == 0
+    rates = [row["learning_rate"] for row in rows(tmp_path) if row["split"] == "train"]
+    assert rates == ["5e-33", "0.1", "0.1"]  # lowered from the first step on
+
+
+def test_a_rollback_does_not_meet_a_save_that_goes_on(tmp_path, spoil_saves):
+    go_on = threading.Event()
+    spoil_saves(5, go_on.wait)
+    config = diverging(checkpoint__on_error="continue", checkpoint__timeout_seconds=0.2)
+    try:
+        with pytest.raises(StoppedError, match="not finite.*\n.*is still not written") as caught:
+            train(config, tmp_path)
+    finally:
+        go_on.set()
+    assert caught.value.at_once and "rollbacks" not in read(tmp_path)
+
+
+@pytest.mark.parametrize("bad_step, code", [(13, 0), (14, 1)])
+def test_only_a_last_save_that_fails_stops_a_run_that_passes_failures_over(
+    tmp_path, spoil_saves, capsys, bad_step, code
+):
+    def fail():
+        time.sleep(1)  # until the last step is made
+        no_space()
+
+    spoil_saves(bad_step, fail)
+    config = small_run(checkpoint__every_steps=13, checkpoint__on_error="continue")
+    said = f"checkpoint {bad_step} could not be written: No space left on device"
+    if code:
+        with pytest.raises(StoppedError, match=said):
+            train(config, tmp_path)
+    else:
+        train(config, tmp_path)
+        assert f"warning: {said}" in capsys.readouterr().out
+    assert (14 in saved(config, tmp_path)) == ("end" in read(tmp_path)) == (not code)
+
+
 def test_rollbacks_are_bounded_and_add_up(tmp_path):
     config = small_run(train__on_nonfinite="rollback", train__nonfinite_limit=2)
     factors = []
     for step in 7, 9:
-        error = NonFinite(step, "not finite", 5)
-        factors = nonfinite.roll_back(config, tmp_path, factors, error)
+        error = NonFinite(step, "not finite")
+        factors = nonfinite.roll_back(config, tmp_path, factors, error, 5)
         assert nonfinite.rate_factors(tmp_path) == factors
     assert factors == [(5, 0.5), (5, 0.5)]
     rate = lowered(lambda step: 0.1, factors)
     assert [float(rate(step)) for step in (4, 5, 6)] == pytest.approx([0.1, 0.025, 0.025])
-    with pytest.raises(NonFinite, match="The run ends after 2 rollbacks; last good checkpoint"):
-        nonfinite.roll_back(config, tmp_path, factors, error)
+    for saved, named in (
+        (5, f"{tmp_path}/checkpoints/5"),
+        (0, f"{tmp_path}/checkpoints/0"),
+        (-1, "none"),
+    ):
+        message = f"The run ends after 2 rollbacks; last good checkpoint: {named}\n"
+        with pytest.raises(NonFinite, match=message):
+            nonfinite.roll_back(config, tmp_path, factors, error, saved)
 
 
 def test_what_is_saved_is_looked_at_again(tmp_path, monkeypatch):

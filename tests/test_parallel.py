@@ -34,6 +34,20 @@ def test_batch_sizes_must_suit_the_devices():
     assert [parallel.round_up_batch_size(size) for size in (1, 2, 3)] == [2, 2, 4]
 
 
+@pytest.mark.parametrize(
+    "variable, value, message",
+    [
+        ("JAX_NUM_PROCESSES", "two", "JAX_NUM_PROCESSES=two: allowed is a number"),
+        ("JAX_PROCESS_ID", "", "JAX_PROCESS_ID=: allowed is a number"),
+        ("JAX_COORDINATOR_ADDRESS", "host0", "JAX_COORDINATOR_ADDRESS=host0: allowed is host:port"),
+    ],
+)
+def test_bad_environment_variables_are_named(monkeypatch, variable, value, message):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InputError, match=message):
+        parallel.start(True)
+
+
 def test_nothing_is_compiled_twice(caplog):
     step = parallel.map_train_step(lambda state, batch: (state + 1, {"n": batch["label"].sum()}))
     state = parallel.replicate(np.float32(0))

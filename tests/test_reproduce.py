@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import socket
 
 import pytest
 
@@ -46,6 +47,32 @@ def test_a_run_again_is_equal_to_the_bit(finished, capsys):
     assert one.progress == other.progress
     with pytest.raises(InputError, match="reproduction is there already"):
         reproduce(workdir, workdir / "reproduction")
+
+
+def test_what_is_set_before_jax_starts_is_set_again(start_main, tmp_path):
+    """Determinism and `jax.distributed`, which can only be found in a process of its own."""
+    with socket.create_server(("localhost", 0)) as free:
+        address = f"localhost:{free.getsockname()[1]}"
+    alone = {
+        "JAX_NUM_PROCESSES": "1",
+        "JAX_PROCESS_ID": "0",
+        "JAX_COORDINATOR_ADDRESS": address,
+    }
+    fields = {"train.deterministic": True, "train.distributed": True, "train.num_steps": 2}
+    fields |= {"train.num_epochs": 0, "model.name": "resnet8", "log.tensorboard": False}
+    fields |= {"schedule.name": "constant", "schedule.milestones_epochs": ()}
+    settings = [f"--config.{field}={value}" for field, value in fields.items()]
+    workdir = f"--workdir={tmp_path / 'run'}"
+    for arguments in (
+        ["--config=configs/quickstart.py", workdir, *settings],
+        ["--mode=reproduce", workdir],
+    ):
+        process = start_main(*arguments, **alone)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+    assert "equal to the bit" in out and "not as it was" not in out
+    (start,) = read(tmp_path / "run" / "reproduction")["starts"]
+    assert "--xla_gpu_deterministic_ops=true" in start["environment"]["XLA_FLAGS"]
 
 
 @pytest.mark.slow
@@ -104,6 +131,7 @@ def test_what_cannot_be_repeated_is_refused(finished, tmp_path):
     change = {"field": "optimizer.learning_rate", "step": 1200, "old": 0.1, "new": 0.2}
     refuse("was changed: optimizer.learning_rate at step 1,200", config_changes=[change])
     refuse("train.sed = 3 is of another version", config={"train": {"sed": 3}})
+    refuse("which began from a.st", weights={"file": "a.st", "sha256": ""})
     refuse("the train split is not the one", data={"train": "1234"})
     del run["end"]
     refuse("the run has not ended")

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +79,15 @@ def test_the_process_starts_anew_once_with_its_arguments(tmp_path):
         assert environ[name] == value
     assert len(in_effect) == len(runtime.cpu_settings(CPU))
     assert environ["JAX_COMPILATION_CACHE_DIR"].startswith(str(tmp_path / "jaxcifar" / "xla"))
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    assert runtime._cache_directory({}).is_relative_to(tempfile.gettempdir())
+    assert runtime._cache_directory({"XDG_CACHE_HOME": "/x"}).is_relative_to("/x")
 
 
 @on_linux

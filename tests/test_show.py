@@ -7,6 +7,12 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from jaxcifar.data import datasets, device_pipeline
+from jaxcifar.data.batches import train_batches
+
+from .conftest import REPOSITORY
+from .test_config import recipe
+
 QUICKSTART = "--config=configs/quickstart.py"
 # A process of its own, as only one entry point's flags can be defined in one.
 DRAW = """
@@ -132,6 +138,31 @@ def test_the_command_draws_a_recipes_images_over_their_labels(run_command, tmp_p
     labels = digits()
     captions = [[f"1.00 {labels[image.tobytes()]}"] for image in images]
     np.testing.assert_array_equal(picture, draw(images[..., None], captions))
+
+
+@pytest.mark.parametrize("pipeline", ["device", "tf"])
+def test_the_images_are_those_that_the_step_is_fed(run_command, tmp_path, pipeline):
+    out, config = tmp_path / "grid.png", recipe(REPOSITORY / "configs" / "quickstart.py")
+    code, _, err, _ = run_command(
+        "jaxcifar.data.show",
+        *(QUICKSTART, f"--out={out}", "--step=30", f"--config.dataset.pipeline={pipeline}"),
+    )
+    assert code == 0, err
+    split, size = datasets.load(config.dataset)["train"], config.train.batch_size
+    if pipeline == "device":  # as feed.py calls it
+        order, _, position = device_pipeline.Order(0, split.size, size, 1).at(30)
+        batch = device_pipeline.train_batch(
+            device_pipeline.as_resident(split),
+            *(order, position, 0),
+            share=size,
+            config=config.augment,
+            seed=0,
+        )
+    else:
+        config.dataset.pipeline = "tf"
+        batch = next(train_batches(split, config, first_step=30, num_steps=31))
+    found = tiles(pixels_of(out), 32, 1, 8)[..., :1]
+    np.testing.assert_array_equal(found, np.array(batch["image"])[:32])
 
 
 def test_captions_have_the_weights_of_a_mixed_batch(run_text, tmp_path):

@@ -50,7 +50,7 @@ def linear_step(data, devices=2, optimizer=None, state_fields=(), **fields):
     model, optimizer = Linear(), optimizer or optax.identity()
     state = create_state(model, optimizer, (4, 4, 3), seed=0, **dict(state_fields))
 
-    def normalize(key, device, images, labels):
+    def normalize(key, device, images, labels, mask):
         return augment.normalize(images, (0.5,) * 3, (0.25,) * 3), None
 
     step = jax.pmap(
@@ -176,7 +176,7 @@ def test_a_loss_scale_changes_no_update_and_skips_what_is_not_finite():
             model=model,
             optimizer=optax.trace(0.9),
             learning_rate=lambda step: 0.5,
-            augment=lambda key, device, images, labels: (images * jnp.inf, None),
+            augment=lambda key, device, images, labels, mask: (images * jnp.inf, None),
             seed=0,
             axis_name="b",
         ),

@@ -54,6 +54,12 @@ def test_arrays_that_do_not_fit_are_named(variables):
         torch_weights.from_torch({**arrays, "layer9.0.conv1.weight": np.zeros(1)}, variables)
     with pytest.raises(InputError, match=r"fc.weight: shape \(100, 64\), expected \(10, 64\)"):
         torch_weights.from_torch({**arrays, "fc.weight": np.zeros((100, 64))}, variables)
+    with pytest.raises(InputError, match=r"fc.weight: shape \(10, 64, 1, 1\), expected \(10, 64\)"):
+        torch_weights.from_torch({**arrays, "fc.weight": np.zeros((10, 64, 1, 1))}, variables)
+    for bad in np.nan, np.inf:
+        damaged = {**arrays, "fc.bias": np.full(10, bad, np.float32)}
+        with pytest.raises(InputError, match="fc.bias: it has NaN or infinity in it"):
+            torch_weights.from_torch(damaged, variables)
     del arrays["fc.bias"], arrays["bn1.weight"]
     with pytest.raises(InputError, match="2 arrays are missing: bn1.weight, fc.bias"):
         torch_weights.from_torch(arrays, variables)

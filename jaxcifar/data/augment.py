@@ -14,25 +14,30 @@ from jaxcifar.data import mixing, policies
 from jaxcifar.data.datasets import DatasetInfo
 from jaxcifar.errors import InputError, unknown
 
-# (key, device, images, labels) -> (float images, float targets or None), see `create_augment`.
-Augment = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]]
+# (key, device, images, labels, mask) -> (float images, float targets or None), `create_augment`'s.
+Augment = Callable[..., tuple[jax.Array, jax.Array | None]]
 
 
 def create_augment(config: ConfigDict, info: DatasetInfo) -> Augment:
     """Returns the function that makes a device's share of a batch ready for training.
 
     It takes a key, the same on all devices and another at each step; the index of the device;
-    images, uint8 [B, H, W, C]; and labels, int32 [B]. It returns float32 images [B, H, W, C], after
-    the policy, normalisation, erasing and mixing, and float32 targets [B, classes], or None where
-    the labels say it all. A policy and an erasure depend on the image's place in the whole batch,
-    not on the number of devices; images are mixed with those of the same device.
+    images, uint8 [B, H, W, C]; labels, int32 [B]; and a mask, bool [B], of those that are examples,
+    or None. It returns float32 images [B, H, W, C], after the policy, normalisation, erasing and
+    mixing, and float32 targets [B, classes], or None where the labels say it all. A policy and an
+    erasure depend on the image's place in the whole batch, not on the number of devices; images are
+    mixed with those of the same device.
     """
     policy = create_policy(config.augment)
     augment, classes = config.augment, info.num_classes
     smoothing = config.train.label_smoothing
 
     def run(
-        key: jax.Array, device: jax.Array, images: jax.Array, labels: jax.Array
+        key: jax.Array,
+        device: jax.Array,
+        images: jax.Array,
+        labels: jax.Array,
+        mask: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         places = device * len(images) + jnp.arange(len(images))
 
@@ -55,6 +60,7 @@ def create_augment(config: ConfigDict, info: DatasetInfo) -> Augment:
                 device,
                 images,
                 targets,
+                mask,
                 mixup_alpha=augment.mixup_alpha,
                 cutmix_alpha=augment.cutmix_alpha,
                 probability=augment.mix_probability,

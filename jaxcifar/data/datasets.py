@@ -91,8 +91,8 @@ _DIGITS = DatasetInfo(
     num_classes=10,
     train_size=1438,
     test_size=359,
-    mean=(0.3053,),
-    std=(0.3761,),
+    mean=(0.3058,),
+    std=(0.3762,),
 )
 _FAKE = DatasetInfo(
     "fake",
@@ -187,15 +187,26 @@ def load(config: ConfigDict) -> dict[str, Split | FolderSplit]:
 def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:
     """Divides a split in two, the second of `size` examples, each with the same share of a class.
 
-    The classes' shares are rounded by largest remainder. Both parts keep the order of the whole.
+    The classes' shares are rounded by largest remainder, but one example of each stays in the
+    first. Both parts keep the order of the whole.
+
+    Raises:
+      InputError: if there are too few examples for that.
     """
     # NumPy promises that RandomState's streams never change.
     order = np.random.RandomState(seed).permutation(split.size)
     counts = np.bincount(split.labels)
     shares = counts * size / split.size
-    quotas = np.floor(shares).astype(int)
-    largest_remainders = np.argsort(quotas - shares, kind="stable")
-    quotas[largest_remainders[: size - quotas.sum()]] += 1
+    most = np.maximum(counts - 1, 0)
+    if size > most.sum():
+        raise InputError(
+            f"dataset.validation_size = {size}: of {split.size} training images at most "
+            f"{most.sum()} can be held out, as one a class must remain"
+        )
+    quotas = np.minimum(np.floor(shares).astype(int), most)
+    while missing := size - quotas.sum():
+        largest_remainders = np.argsort(quotas - shares, kind="stable")
+        quotas[[c for c in largest_remainders if quotas[c] < most[c]][:missing]] += 1
 
     held_out = np.zeros(split.size, bool)
     for label, quota in enumerate(quotas):

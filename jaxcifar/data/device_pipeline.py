@@ -1,8 +1,9 @@
 """Batches from a split that lies on every device, made inside the compiled step.
 
-A batch is that of `batches`, and a function of (seed, step) alone: epoch e of N examples is a
-permutation of them at positions e * N to (e + 1) * N - 1, and the batch of step s takes the B
-positions from s * B. Nothing but positions crosses from the host. No TensorFlow is needed.
+A batch has the form of those of `batches`, in another order and by other draws. It follows from
+(seed, step) alone: epoch e of N examples is a permutation of them at positions e * N to
+(e + 1) * N - 1, and the batch of step s takes the B positions from s * B. Nothing but positions
+crosses from the host. No TensorFlow is needed.
 """
 
 import zlib
@@ -124,6 +125,20 @@ def train_batch(
             mirrored = lax.optimization_barrier(mirrored)
             images = jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
     return {"image": images, "label": split.labels[index], "mask": jnp.ones(share, bool)}
+
+
+def batch_of_step(split: Split, config: ConfigDict, step: int) -> Batch:
+    """Returns the whole training batch of one step, to be looked at.
+
+    Args:
+      split: the training images.
+      config: see `config.default`.
+      step: from 0.
+    """
+    size, seed = config.train.batch_size, config.train.seed
+    order, _, position = Order(seed, split.size, size, max_steps=1).at(step)
+    make = jax.jit(partial(train_batch, share=size, config=config.augment, seed=seed))
+    return make(as_resident(split), order, position, 0)
 
 
 def eval_batch(split: Resident, number: jax.Array, device: jax.Array, *, share: int) -> Batch:

@@ -1,9 +1,10 @@
 """Operations on one uint8 image [H, W, C] with their strength given; C is 3 or 1.
 
-The AutoAugment family (Cubuk et al., 2019, table 6) is equal to Pillow's. Each of its operations is
-a warp, a table look-up or a blend, so `apply_operation` does all three, neutral but for one: under
-vmap a `lax.switch` would compute every branch, while here the choice of an operation is the choice
-of a row of numbers.
+The AutoAugment family (Cubuk et al., 2019, table 6) is equal to Pillow's, but for levels of
+AutoContrast that Pillow's rounding makes one darker. Each of its operations is a warp, a table
+look-up or a blend, so `apply_operation` does all three, neutral but for one: under vmap a
+`lax.switch` would compute every branch, while here the choice of an operation is the choice of a
+row of numbers.
 
 The others are those of albumentations 1.3, which computes them by OpenCV.
 """
@@ -168,8 +169,8 @@ def _degenerates(image: jax.Array) -> list[jax.Array]:
     """What Brightness, Contrast and Color of PIL.ImageEnhance blend an image with."""
     height, width, _ = image.shape
     grey = greyscale(image)
-    total = grey[..., 0].astype(jnp.int32).sum()
-    mean = (2 * total + height * width) // (2 * height * width)  # to the nearest level
+    size, total = height * width, grey[..., 0].astype(jnp.uint32).sum()
+    mean = (total + size // 2) // size  # to the nearest level
     return [jnp.zeros_like(image), jnp.full_like(image, mean), grey]
 
 

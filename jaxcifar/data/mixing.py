@@ -9,6 +9,7 @@ def mix(
     device: jax.Array,
     images: jax.Array,
     targets: jax.Array,
+    mask: jax.Array | None = None,
     *,
     mixup_alpha: float,
     cutmix_alpha: float,
@@ -18,13 +19,14 @@ def mix(
     """Returns the images and targets of a device's share of a batch, mixed or as they are.
 
     One draw for the whole batch says whether it is mixed, by which of the two, and how much; the
-    partners are a permutation of the device's share.
+    partners are a permutation of the device's share. A pair of which one is no example stays apart.
 
     Args:
       key: the same on all devices.
       device: index of the device.
       images: float [B, H, W, C].
       targets: float [B, classes].
+      mask: bool [B], whether there is an example; None if there always is.
       mixup_alpha, cutmix_alpha: of the two beta distributions; 0 leaves the method out, and at
         least one is above 0.
       probability: that a batch is mixed.
@@ -33,6 +35,8 @@ def mix(
     # fold_in(key, i) is split(key)[i]: the partners need a key of their own to fold in.
     mixed, which, draw, partners = jax.random.split(key, 4)
     order = jax.random.permutation(jax.random.fold_in(partners, device), len(images))
+    if mask is not None:
+        order = jnp.where(mask & mask[order], order, jnp.arange(len(images)))
     methods = []
     if mixup_alpha:
         methods.append(lambda: mixup(draw, images, targets, order, mixup_alpha))

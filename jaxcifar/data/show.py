@@ -29,7 +29,8 @@ def main() -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from jaxcifar.data import datasets
+    from jaxcifar.config import uses_device_pipeline
+    from jaxcifar.data import datasets, device_pipeline
     from jaxcifar.data.augment import create_augment
     from jaxcifar.data.batches import train_batches
     from jaxcifar.steps import augment_key
@@ -41,10 +42,14 @@ def main() -> None:
     validate(config)
     info = datasets.info(config.dataset)
     split = datasets.load(config.dataset)["train"]
-    batch = next(train_batches(split, config, first_step=_STEP.value, num_steps=_STEP.value + 1))
-    images, targets = jax.jit(create_augment(config, info))(
-        augment_key(config.train.seed, jnp.int32(_STEP.value)), 0, batch["image"], batch["label"]
-    )
+    if uses_device_pipeline(config):
+        batch = device_pipeline.batch_of_step(split, config, _STEP.value)
+    else:
+        batches = train_batches(split, config, first_step=_STEP.value, num_steps=_STEP.value + 1)
+        batch = next(batches)
+    key = augment_key(config.train.seed, jnp.int32(_STEP.value))
+    run = jax.jit(create_augment(config, info))
+    images, targets = run(key, 0, batch["image"], batch["label"], batch["mask"])
     if targets is None:
         targets = np.eye(info.num_classes)[batch["label"]]
     else:

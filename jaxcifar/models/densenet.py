@@ -62,7 +62,8 @@ class DenseNet(nn.Module):
       stem: "cifar" is a 3x3 convolution; "imagenet" a 7x7 one of stride 2, BatchNorm, ReLU and
         max-pooling.
       compression: share of the channels that a transition keeps.
-      dropout_rate: after each layer (the paper has 0.2 on CIFAR without augmentation).
+      dropout_rate: after each layer, as in torchvision (the paper has 0.2 on CIFAR without
+        augmentation, after every convolution but the first).
       recompute: compute the inside of each layer again in the backward pass instead of storing it
         (Pleiss et al. 2017, "Memory-Efficient Implementation of DenseNets").
       dtype: of the computation; parameters, batch statistics and logits are float32.

@@ -1,8 +1,8 @@
 """Convolutions whose weights are -1, 0 or 1, times a scale.
 
 The latent weights are the parameters: float32 kernels like those of a float network, which the
-optimizer updates by the gradient of the ternary ones. So a checkpoint of the one can start the
-other.
+optimizer updates by the gradient of the ternary ones. So the weights of a float network can start
+one of TWN (`jaxcifar.export`, to a file and from it); TTQ's scales are parameters of their own.
 """
 
 from functools import partial
