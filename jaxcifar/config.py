@@ -61,7 +61,8 @@ def default() -> ConfigDict:
     config.model.ternary_scale = "layer"  # twn: a threshold and scale for each layer or filter
     config.model.block_layers = ()  # DenseNet: layers of each block; (): the named model's
     config.model.growth_rate = 0  # DenseNet: channels that a layer adds; 0: the named model's
-    config.model.dropout_rate = 0.0  # DenseNet: share of a layer's new features that are zeroed
+    config.model.dropout_rate = 0.0  # share that is zeroed of a DenseNet layer's new features; of
+    # what a ResNet's classifier is given
     config.model.recompute = False  # DenseNet: less memory for a second forward pass
     config.model.sync_batch_norm = False  # batch statistics over all devices, not each its own
 

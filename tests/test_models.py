@@ -221,11 +221,16 @@ def test_recomputing_a_densenet_changes_no_gradient(images):
         assert jnp.all(jnp.isfinite(grad)) and jnp.any(grad != 0), jax.tree_util.keystr(path)
 
 
-def test_dropout_acts_in_training_alone_and_follows_its_key(images):
-    model = models.create("densenet_bc_100_12", dropout_rate=0.5, **SMALL_DENSENET)
+@pytest.mark.parametrize(
+    "name, fields",
+    [("densenet_bc_100_12", SMALL_DENSENET), ("resnet8", {"num_classes": 10})],
+    ids=["dense", "res"],
+)
+def test_dropout_acts_in_training_alone_and_follows_its_key(images, name, fields):
+    model = models.create(name, dropout_rate=0.5, **fields)
     images = images[:, :8, :8]
     variables = drawn(model, images)
-    plain = models.create("densenet_bc_100_12", **SMALL_DENSENET)
+    plain = models.create(name, **fields)
     logits = [jax.jit(partial(m.apply, train=False))(variables, images) for m in (model, plain)]
     np.testing.assert_array_equal(*logits)
 
@@ -236,6 +241,25 @@ def test_dropout_acts_in_training_alone_and_follows_its_key(images):
 
     np.testing.assert_array_equal(train(1), train(1))
     assert not np.array_equal(train(1), train(2))
+
+
+def test_a_resnets_dropout_zeroes_what_the_classifier_is_given():
+    def logits(model, key):
+        rngs = {"dropout": key}
+        return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)[0]
+
+    images = jnp.linspace(-1, 1, 2 * 8 * 8 * 3).reshape(2, 8, 8, 3)
+    plain, dropped = (models.create("resnet8", num_classes=64, dropout_rate=r) for r in (0.0, 0.75))
+    variables = plain.init(jax.random.key(0), images, train=False)
+    # With the identity for a classifier, the logits are the pooled features.
+    variables["params"]["head"] = {"kernel": jnp.eye(64), "bias": jnp.zeros(64)}
+    features = np.array(jax.jit(partial(logits, plain))(jax.random.key(1)))
+    keys = jax.random.split(jax.random.key(2), 200)
+    found = np.array(jax.jit(jax.vmap(partial(logits, dropped)))(keys))
+    kept = found != 0
+    np.testing.assert_allclose(found[kept], np.tile(4 * features, (200, 1, 1))[kept], rtol=1e-4)
+    share = kept[:, features != 0].mean()
+    assert share == pytest.approx(0.25, abs=5 * np.sqrt(0.25 * 0.75 / kept[:, features != 0].size))
 
 
 QUICK = ("resnet8",)

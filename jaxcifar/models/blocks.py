@@ -18,6 +18,7 @@ class ResidualNetwork(nn.Module, kw_only=True):
         convolutions have biases.
       zero_init_residual: let every block start as the identity, see `layers.norm_layer`.
       stochastic_depth: drop rate of the last block, see `drop_rates`.
+      dropout_rate: of the classifier's input, see `layers.classify`; the papers have none.
       ternary: "none", or how the weights of all convolutions but the first are made ternary: "twn"
         or "ttq", see `ternary`.
       ternary_scale: for twn, whether a "layer" or each "filter" has its threshold and scale.
@@ -32,6 +33,7 @@ class ResidualNetwork(nn.Module, kw_only=True):
     norm: str = "batch"
     zero_init_residual: bool = False
     stochastic_depth: float = 0.0
+    dropout_rate: float = 0.0
     ternary: str = "none"
     ternary_scale: str = "layer"
     dtype: jnp.dtype = jnp.float32
@@ -42,11 +44,9 @@ class ResidualNetwork(nn.Module, kw_only=True):
         check_choice("a ResNet with norm", self.norm, layers.NORMS)
         check_choice("a ResNet with ternary", self.ternary, ("none", "twn", "ttq"))
         check_choice("a ResNet with ternary_scale", self.ternary_scale, ("layer", "filter"))
-        if not 0 <= self.stochastic_depth < 1:
-            raise InputError(
-                f"a ResNet with stochastic_depth {self.stochastic_depth}: allowed is from 0 to "
-                "below 1"
-            )
+        for field in "stochastic_depth", "dropout_rate":
+            if not 0 <= (value := getattr(self, field)) < 1:
+                raise InputError(f"a ResNet with {field} {value}: allowed is from 0 to below 1")
 
     def makers(self, train: bool) -> tuple[Conv, Conv, Norm]:
         """Returns the makers of the first convolution, the other ones and the normalisations."""

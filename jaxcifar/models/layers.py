@@ -174,9 +174,25 @@ def max_pool(x: jax.Array) -> jax.Array:
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
-def classify(x: jax.Array, num_classes: int, dtype: jnp.dtype) -> jax.Array:
-    """Returns float32 logits [B, num_classes] of features [B, H, W, C]: mean and linear layer."""
+def classify(
+    x: jax.Array,
+    num_classes: int,
+    dtype: jnp.dtype,
+    dropout_rate: float = 0.0,
+    train: bool = False,
+) -> jax.Array:
+    """Returns float32 logits [B, num_classes] of features [B, H, W, C]: mean and linear layer.
+
+    Args:
+      x: the features.
+      num_classes: size of the output.
+      dtype: of the computation.
+      dropout_rate: share of the means that are zeroed in training (Srivastava et al. 2014,
+        "Dropout").
+      train: whether it is training.
+    """
     x = jnp.mean(x, axis=(1, 2))
+    x = nn.Dropout(dropout_rate, deterministic=not train)(x)
     head = nn.Dense(num_classes, kernel_init=uniform_fan_in, dtype=dtype, name="head")
     return head(x).astype(jnp.float32)
 

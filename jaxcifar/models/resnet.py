@@ -76,4 +76,4 @@ class ResNet(ResidualNetwork, kw_only=True):
                     norm=norm,
                     name=f"stage{stage + 1}_block{block + 1}",
                 )(x)
-        return classify(x, self.num_classes, self.dtype)
+        return classify(x, self.num_classes, self.dtype, self.dropout_rate, train)

@@ -81,4 +81,4 @@ class ResNetCifar(ResidualNetwork, kw_only=True):
                     x = BasicBlock(**fields)(x)
         if self.preactivation:
             x = relu(norm(name="norm_end")(x))
-        return classify(x, self.num_classes, self.dtype)
+        return classify(x, self.num_classes, self.dtype, self.dropout_rate, train)
