@@ -240,8 +240,8 @@ def one_device():
 
 
 DENSENET = {
-    "model__name": "densenet_bc_100_12",
-    "model__depth": 10,
+    "model__name": "densenet121",
+    "model__block_layers": (2,),
     "model__growth_rate": 4,
     "optimizer__learning_rate": 0.01,
 }

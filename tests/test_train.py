@@ -174,12 +174,11 @@ def test_a_folder_of_images_is_trained_on(tmp_path):
 
 
 RECIPES = [
-    path.stem if path.stem == "resnet20" else pytest.param(path.stem, marks=pytest.mark.slow)
-    for path in sorted((REPOSITORY / "configs").glob("*.py"))
-    if path.stem != "quickstart"
+    path.stem for path in sorted((REPOSITORY / "configs").glob("*.py")) if path.stem != "quickstart"
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_takes_two_steps_in_its_smoke_form(name, tmp_path):
     config = runpy.run_path(str(REPOSITORY / "configs" / f"{name}.py"))["get_config"]("smoke")
