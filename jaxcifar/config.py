@@ -141,8 +141,11 @@ def default() -> ConfigDict:
     config.checkpoint.timeout_seconds = 600.0  # a write that takes longer is such an error
 
     config.log = ConfigDict()
-    config.log.every_steps = 100  # a line, a CSV row and TensorBoard scalars of training
-    config.log.layers_every_steps = 0  # each layer's gradient, weights and update; 0: off
+    config.log.every_steps = 0  # a line, a CSV row and TensorBoard scalars of training, which are
+    # means since the last; both 0: every 100 steps
+    config.log.every_epochs = 0.0  # the same, in epochs
+    config.log.layers_every_steps = 0  # each layer's gradient, weights and update; both 0: off
+    config.log.layers_every_epochs = 0.0  # the same, in epochs
     config.log.histograms = False  # of weights and gradients to TensorBoard, at the same steps
     config.log.tensorboard = True  # event files; needs TensorFlow
 
@@ -191,7 +194,8 @@ _RESUME = {
         eval.checkpoint
         checkpoint.every_steps checkpoint.every_epochs checkpoint.keep_every_steps
         checkpoint.keep_every_epochs checkpoint.on_error checkpoint.timeout_seconds
-        log.every_steps log.layers_every_steps log.histograms log.tensorboard
+        log.every_steps log.every_epochs log.layers_every_steps log.layers_every_epochs
+        log.histograms log.tensorboard
     """,
 }
 RESUME = {field: kind for kind, fields in _RESUME.items() for field in fields.split()}
@@ -233,7 +237,7 @@ def form(config: ConfigDict, argument: str) -> ConfigDict:
     config.train.num_steps, config.train.num_epochs = steps, 0.0
     config.train.batch_size = 16
     config.checkpoint.keep_every_epochs = 0.0
-    config.log.every_steps = 5
+    config.log.every_steps, config.log.every_epochs = 5, 0.0
     return config
 
 
@@ -335,8 +339,8 @@ def durations(config: ConfigDict, train_size: int) -> Durations:
         eval_every=to_steps("eval", "every", default_epochs=1),
         checkpoint_every=to_steps("checkpoint", "every", default_epochs=1),
         keep_every=to_steps("checkpoint", "keep_every"),
-        log_every=config.log.every_steps,
-        watch_every=config.log.layers_every_steps,
+        log_every=to_steps("log", "every") or 100,
+        watch_every=to_steps("log", "layers_every"),
     )
     ends = {
         "milestones": max(result.milestones, default=0),

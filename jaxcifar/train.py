@@ -137,7 +137,7 @@ def _attempt(run: Run, program: Program) -> tuple[Results, int, TrainState]:
             steps_per_epoch=length.steps_per_epoch,
             tensorboard=config.log.tensorboard,
             active=is_first_process,
-            layers=config.log.layers_every_steps > 0,
+            layers=length.watch_every > 0,
             allow_zero=config.model.stochastic_depth > 0,
         ) as writers:
             writers.line(_headline(run, start.state))

@@ -265,8 +265,10 @@ _ALLOWED: dict[str, _Rule] = {
     "checkpoint.keep_every_epochs": _at_least(0),
     "checkpoint.on_error": _one_of("stop", "continue"),
     "checkpoint.timeout_seconds": _SECONDS,
-    "log.every_steps": _at_least(1),
+    "log.every_steps": _at_least(0),
+    "log.every_epochs": _at_least(0),
     "log.layers_every_steps": _at_least(0),
+    "log.layers_every_epochs": _at_least(0),
 }
 
 _EITHER = [
@@ -279,6 +281,8 @@ _EITHER = [
     ("eval.every_steps", "eval.every_epochs"),
     ("checkpoint.every_steps", "checkpoint.every_epochs"),
     ("checkpoint.keep_every_steps", "checkpoint.keep_every_epochs"),
+    ("log.every_steps", "log.every_epochs"),
+    ("log.layers_every_steps", "log.layers_every_epochs"),
 ]
 
 
@@ -299,6 +303,7 @@ _DECAYS = _is_set("optimizer.weight_decay")
 _MIXES = _is_set("augment.mixup_alpha", "augment.cutmix_alpha")
 _VALIDATES = _is_set("dataset.validation_size")
 _WARMS_UP = _is_set("schedule.warmup_steps", "schedule.warmup_epochs")
+_WATCHES = _is_set("log.layers_every_steps", "log.layers_every_epochs")
 _RESTARTS = (
     "a schedule.name other than 'constant', or a warm-up",
     lambda config: config.schedule.name != "constant" or _WARMS_UP[1](config),
@@ -369,7 +374,7 @@ _USED_WITH: dict[str, _Use] = {
     "train.peer_timeout_seconds": ("train.distributed", lambda config: config.train.distributed),
     "eval.best_metric": _VALIDATES,
     "log.histograms": (
-        "log.layers_every_steps and log.tensorboard",
-        lambda config: bool(config.log.layers_every_steps and config.log.tensorboard),
+        "log.layers_every_steps or _epochs, and log.tensorboard",
+        lambda config: _WATCHES[1](config) and config.log.tensorboard,
     ),
 }

@@ -209,7 +209,7 @@ FIELDS = {
     "schedule.milestones_epochs=(12,99)": ["schedule.milestones", "end of the schedule"],
     "schedule.cycle_epochs=3": ["schedule.cycle_epochs", "warm_restarts"],
     "schedule.warmup_epochs=1e300": ["schedule.warmup"],
-    "log.every_steps=0": ["log.every_steps = 0", "1 or more"],
+    "log.every_steps=-1": ["log.every_steps = -1", "0 or more"],
     "eval.checkpoint=last": ["eval.checkpoint = 'last'", "latest"],
     "eval.test_time_shift=8": ["eval.test_time_shift = 8", "8x8"],
     "augment.groups=((0.5,(('blur',1.0),)),)": ["augment.groups"],

@@ -156,7 +156,8 @@ def test_a_misspelt_field_is_refused_by_the_lock():
         ({"eval__checkpoint": "newest"}, "eval.checkpoint = 'newest'"),
         ({"eval__every_steps": 5, "eval__every_epochs": 1.0}, "are both set"),
         ({"checkpoint__every_epochs": -1.0}, "checkpoint.every_epochs"),
-        ({"log__every_steps": 0}, "log.every_steps = 0"),
+        ({"log__every_steps": -1}, "log.every_steps = -1"),
+        ({"log__every_steps": 5, "log__every_epochs": 1.0}, "are both set"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_name(fields, message):
@@ -184,6 +185,8 @@ def test_epochs_become_steps():
         schedule__warmup_epochs=0.5,
         checkpoint__every_steps=1000,
         checkpoint__keep_every_epochs=10.0,
+        log__every_epochs=1.0,
+        log__layers_every_epochs=2.0,
     )
     result = durations(config, 50_000)  # 390.625 steps an epoch
     assert result.num_steps == 80_078
@@ -192,6 +195,8 @@ def test_epochs_become_steps():
     assert result.eval_every == 391
     assert result.checkpoint_every == 1000
     assert result.keep_every == 3906
+    assert (result.log_every, result.watch_every) == (391, 781)
+    assert durations(changed(), 50_000).log_every == 100 and not durations(changed(), 9).watch_every
 
 
 def test_a_tiny_share_of_an_epoch_is_a_step():
