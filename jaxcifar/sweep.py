@@ -90,16 +90,20 @@ def run(command: list[str]) -> int:
     Raises:
       StoppedError: once it has ended, if there was such a signal.
     """
-    # In a process group of its own, or a Ctrl-C would reach it twice, which stops it at once.
-    child = subprocess.Popen(command, process_group=0)
-    received = []
+    received: list[int] = []
+    child = None
 
     def forward(number: int, _: Any) -> None:
         received.append(number)
-        child.send_signal(number)
+        if child:
+            child.send_signal(number)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        # In a process group of its own, or a Ctrl-C would reach it twice, which stops it at once.
+        child = subprocess.Popen(command, process_group=0)
+        if received:
+            child.send_signal(received[0])
         code = child.wait()
     finally:
         for number, handler in before.items():
@@ -116,7 +120,7 @@ def run(command: list[str]) -> int:
 def variants(path: str) -> dict[str, Fields]:
     """Returns the variants of a recipe's file by name; {"": {}} if it has no `get_sweep`.
 
-    Those without a name are called by their fields, as learning_rate=0.1,weight_decay=0.0001.
+    Those without a name are called by their fields, as learning_rate=0.1+weight_decay=0.0001.
 
     Raises:
       InputError: if they cannot be made or are not what they should be, or two have one name.
@@ -134,7 +138,7 @@ def variants(path: str) -> dict[str, Fields]:
             raise InputError(
                 f"{path}: get_sweep has {name!r}: {fields!r}, not a name and its fields"
             )
-        if name and not re.fullmatch(r"[\w+=][\w.,+=-]*", name):
+        if name and not re.fullmatch(r"[\w+=][\w.+=-]*", name):  # no comma, for --only
             raise InputError(f"{path}: get_sweep has the name {name!r}: it must do for a directory")
     names = [name for name, _ in pairs]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -155,7 +159,7 @@ def _named(path: str, found: Any) -> Iterable[tuple[str, Fields]]:
             f"{field}={format(value, '.4g') if isinstance(value, float) else value}"
             for field, value in values.items()
         )
-        yield re.sub(r"[^\w.,+=-]+", "_", ",".join(texts)), fields
+        yield re.sub(r"[^\w.+=-]+", "_", "+".join(texts)), fields
 
 
 def _trials() -> list[Trial]:
@@ -176,6 +180,8 @@ def _trials() -> list[Trial]:
             workdir = _workdir() / name
             fields = dict(found[name])
             if seed is not None:
+                if "train.seed" in fields:
+                    raise InputError(f"--seeds: {recipe}'s variant {name!r} sets train.seed itself")
                 workdir /= f"seed_{seed}"
                 fields["train.seed"] = seed
             if both := fields.keys() & given.keys():

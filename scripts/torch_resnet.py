@@ -1,6 +1,6 @@
 """The CIFAR-10 recipe of configs/resnet*.py in plain PyTorch, to hold jaxcifar's curves against.
 
-    python scripts/torch_resnet.py cifar-10-batches-bin --depth 20 --steps 782 --milestones 391 586
+    python scripts/torch_resnet.py cifar-10-batches-bin --steps 6400 --milestones 3200 4800
 
 Needs PyTorch and NumPy alone, and the files of the official binary version. Same network (shortcut
 A), initialisation, augmentation, optimizer, schedule and batches across the ends of epochs; other

@@ -88,7 +88,7 @@ def test_a_grid_has_each_pair_once_under_a_name_of_its_own(recipe, commands):
     grid = '{"optimizer.learning_rate": [0.01, 0.1], "optimizer.weight_decay": [0.0, 5e-4]}'
     assert commands(recipe(f"ParameterGrid({grid})")) == [
         (
-            f"learning_rate={rate},weight_decay={short}",
+            f"learning_rate={rate}+weight_decay={short}",
             [f"optimizer.learning_rate={rate}", f"optimizer.weight_decay={decay}"],
         )
         for rate in ("0.01", "0.1")
@@ -132,6 +132,8 @@ def test_the_sweeps_here_are_valid_and_say_how_to_run_them(path, form, commands)
         ("[3]", [], "get_sweep has 3, not a dictionary of fields"),
         ('{"a": 3}', [], "get_sweep has 'a': 3, not a name and its fields"),
         ('{"../a": {}}', [], "get_sweep has the name '../a'"),
+        ('{"a,b": {}}', [], "get_sweep has the name 'a,b'"),
+        ('{"a": {"train.seed": 1}}', ["--seeds=0"], "'a' sets train.seed itself"),
         ('[{"train.seed": 1}, {"train.seed": 1}]', [], "two variants of the name 'seed=1'"),
         ('{"a": {"train.sed": 1}}', [], "variant 'a': unknown config field 'train.sed'. Did you"),
         ('{"a": {"train.seed": "x"}}', [], "variant 'a': "),
