@@ -41,6 +41,14 @@ def run(main: Callable[[], None], doc: str) -> None:
             if error.at_once:
                 os._exit(error.code)
             sys.exit(error.code)
+        except RuntimeError as error:  # JAX's for a device without memory has no type of its own
+            if _DEBUG.value or "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            sys.exit(
+                f"error: the device has too little memory: {str(error).splitlines()[0]}\n"
+                "A smaller train.batch_size or eval.batch_size, more train.accumulation_steps, "
+                "train.precision = 'bfloat16' or, for a DenseNet, model.recompute may help."
+            )
 
     runtime.prepare()
     app.run(call, flags_parser=lambda argv: _parse(argv, doc))

@@ -50,6 +50,7 @@ _FORMATS = {
     "parameters": "{:,.0f}",
     "step": "{:,.0f}",
     "test accuracy": "{:.2%}",
+    "test_ema accuracy": "{:.2%}",
     "validation accuracy": "{:.2%}",
     "best validation accuracy": "{:.2%}",
     "train accuracy": "{:.2%}",
@@ -109,7 +110,7 @@ def summarize(workdir: Path, name: str, run: dict[str, Any]) -> Summary:
             figures["step"] = float(rows[-1]["step"])
         if overview.exists() and (total := re.search(r"Total: ([\d,]+)", overview.read_text())):
             figures["parameters"] = float(total[1].replace(",", ""))
-        for split in "test", "validation", "train":
+        for split in "test", "test_ema", "validation", "train":
             of_split = [row["accuracy"] for row in rows if row["split"] == split]
             if accuracies := [float(accuracy) for accuracy in of_split if accuracy]:
                 figures[f"{split} accuracy"] = accuracies[-1]
