@@ -130,6 +130,7 @@ def default() -> ConfigDict:
     config.eval.best_metric = "accuracy"  # of the validation split: accuracy or loss
     config.eval.test_time_flip = False  # average predictions over the image and its mirror image
     config.eval.test_time_shift = 0  # and over copies shifted by so many pixels; 0: off
+    config.eval.predictions = False  # --mode eval: every image's logits to predictions.npz
     config.eval.checkpoint = "latest"  # --mode eval: latest, best, or the number of a kept step
 
     config.checkpoint = ConfigDict()
@@ -191,7 +192,7 @@ _RESUME = {
     "free": """
         dataset.data_dir train.steps_per_call train.distributed train.peer_timeout_seconds
         eval.batch_size eval.every_steps eval.every_epochs eval.test_time_flip eval.test_time_shift
-        eval.checkpoint
+        eval.predictions eval.checkpoint
         checkpoint.every_steps checkpoint.every_epochs checkpoint.keep_every_steps
         checkpoint.keep_every_epochs checkpoint.on_error checkpoint.timeout_seconds
         log.every_steps log.every_epochs log.layers_every_steps log.layers_every_epochs

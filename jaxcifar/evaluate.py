@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
+from itertools import product
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
 
@@ -40,6 +42,7 @@ class Evaluator:
         self._config = config
         self._splits = {name: split for name, split in splits.items() if name != "train"}
         self._eval_step = parallel.map_eval_step(program.eval_step)
+        self._predict_step = parallel.map_eval_step(program.predict_step)
         self._resident = None
         if uses_device_pipeline(config):
             batch_size = parallel.round_up_batch_size(config.eval.batch_size)
@@ -75,6 +78,29 @@ class Evaluator:
         if state.ema:
             totals |= {f"{name}_ema": self._total(state.ema, name) for name in self._splits}
         return totals
+
+    def predictions(self, state: TrainState) -> dict[str, np.ndarray]:
+        """Returns `<split>_logits` float32 [N, classes] and `<split>_labels` int32 [N].
+
+        In the order of the split; an image that cannot be decoded is left out.
+
+        Args:
+          state: replicated.
+        """
+        arrays = {}
+        variables = {"": state.variables()} | ({"_ema": state.ema} if state.ema else {})
+        for (name, split), (suffix, of) in product(self._splits.items(), variables.items()):
+            logits, labels = [], []
+            batch_size = parallel.round_up_batch_size(self._config.eval.batch_size)
+            for batch in parallel.prefetch(
+                eval_batches(split, self._config, batch_size=batch_size)
+            ):
+                mask = parallel.fetch_rows(batch["mask"])
+                logits.append(parallel.fetch_rows(self._predict_step(of, batch))[mask])
+                labels.append(parallel.fetch_rows(batch["label"])[mask])
+            arrays[f"{name}{suffix}_logits"] = np.concatenate(logits)
+            arrays[f"{name}{suffix}_labels"] = np.concatenate(labels)
+        return arrays
 
     def _total(self, variables: Variables, name: str) -> metrics.Total:
         kill_at("evaluate")
@@ -114,7 +140,8 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
 
     Prints the scalar metrics of each split but the training split, and the accuracy of each class
     if there are at most 20. Writes the step and, by split, the scalars and `metrics.details` to
-    `evaluation.json`.
+    `evaluation.json`; and with `config.eval.predictions` every image's logits, see
+    `Evaluator.predictions`, to `predictions.npz`.
 
     Returns:
       The scalar metrics of each of these splits.
@@ -128,7 +155,9 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
         parallel.meet()
         program, (step, state, _) = restore(config, workdir)
         splits = datasets.load(config.dataset)
-        totals = Evaluator(config, program, splits).totals(parallel.replicate(state))
+        evaluator, state = Evaluator(config, program, splits), parallel.replicate(state)
+        totals = evaluator.totals(state)
+        predictions = evaluator.predictions(state) if config.eval.predictions else {}
         results = {name: metrics.summarize(total) for name, total in totals.items()}
         details = {name: metrics.details(total) for name, total in totals.items()}
         if jax.process_index() == 0:
@@ -140,6 +169,10 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
                     print(_class_table(accuracies), end="")
             report = {name: {**results[name], **details[name]} for name in results}
             write_json(workdir / "evaluation.json", {"step": step, **report})
+            if predictions:
+                part = workdir / "predictions.part.npz"
+                np.savez(part, step=step, **predictions)
+                part.replace(workdir / "predictions.npz")
         parallel.meet()
     return results
 

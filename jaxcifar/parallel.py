@@ -154,6 +154,15 @@ def fetch(tree: Any) -> Any:
     return jax.tree.map(lambda x: np.array(np.asarray(x.addressable_shards[0].data)[0]), tree)
 
 
+def fetch_rows(x: jax.Array) -> np.ndarray:
+    """Returns [devices, B, ...] as [devices * B, ...] on the host, over those of all processes."""
+    shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    rows = np.concatenate([np.asarray(shard.data)[0] for shard in shards])
+    if jax.process_count() == 1:
+        return rows
+    return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
+
+
 def prefetch(batches: Iterable[Any]) -> Iterator[Any]:
     """Splits batches [B, ...] into [devices, B / devices, ...] and moves them ahead of use."""
     devices = jax.local_device_count()

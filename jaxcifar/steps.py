@@ -67,6 +67,7 @@ class Program:
       create_state: () -> TrainState at step 0.
       train_step: (state, batch) -> (state, sums, layers), see `train_step`.
       eval_step: (variables, batch) -> sums, see `eval_step`.
+      predict_step: (variables, batch) -> logits, see `predict_step`.
       weight_levels: (variables) -> the shares of ternary weights at each level, see
         `weight_levels`; or None, for a network without.
       learning_rate: step -> learning rate.
@@ -76,6 +77,7 @@ class Program:
     create_state: Callable[[], TrainState]
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Sums, dict[str, Any]]]
     eval_step: Callable[[Variables, Batch], Sums]
+    predict_step: Callable[[Variables, Batch], jax.Array]
     weight_levels: Callable[[Variables], dict[str, jax.Array]] | None
     learning_rate: optax.Schedule
     loss_scale: bool
@@ -98,6 +100,12 @@ def create_program(
     model = models.from_config(config, info.num_classes, AXIS)
     optimizer = create_optimizer(config.optimizer)
     learning_rate = lowered(create_schedule(config, durations), rate_factors)
+    predicts = {
+        "model": model,
+        "preprocess": partial(normalize, mean=info.mean, std=info.std),
+        "flip": config.eval.test_time_flip,
+        "shift": config.eval.test_time_shift,
+    }
     return Program(
         create_state=partial(
             create_state,
@@ -122,14 +130,8 @@ def create_program(
             seed=config.train.seed,
             axis_name=AXIS,
         ),
-        eval_step=partial(
-            eval_step,
-            model=model,
-            preprocess=partial(normalize, mean=info.mean, std=info.std),
-            flip=config.eval.test_time_flip,
-            shift=config.eval.test_time_shift,
-            axis_name=AXIS,
-        ),
+        eval_step=partial(eval_step, **predicts, axis_name=AXIS),
+        predict_step=partial(predict_step, **predicts),
         weight_levels=(
             partial(weight_levels, model=model, image_shape=info.image_shape)
             if config.model.ternary != "none"
@@ -336,18 +338,37 @@ def eval_step(
     """Returns the metric sums over the real examples of a whole batch.
 
     Args:
+      variables, batch, model, preprocess, flip, shift: see `predict_step`.
+      axis_name: device axis, over which sums are added.
+    """
+    logits = predict_step(
+        variables, batch, model=model, preprocess=preprocess, flip=flip, shift=shift
+    )
+    return lax.psum(evaluation_sums(logits, batch["label"], batch["mask"]), axis_name)
+
+
+def predict_step(
+    variables: Variables,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    preprocess: Callable[[jax.Array], jax.Array],
+    flip: bool = False,
+    shift: int = 0,
+) -> jax.Array:
+    """Returns the float32 logits [B, classes] of a device's share of a batch.
+
+    Args:
       variables: `params` and `batch_stats`, the same on all devices.
       batch: see `train_step`.
       model: of the variables.
       preprocess: uint8 images -> float images.
-      axis_name: device axis, over which sums are added.
       flip, shift: of the copies whose predictions are averaged, see `averaged_logits`.
     """
     images = preprocess(batch["image"])
-    logits = averaged_logits(
+    return averaged_logits(
         lambda images: model.apply(variables, images, train=False), images, flip, shift
     )
-    return lax.psum(evaluation_sums(logits, batch["label"], batch["mask"]), axis_name)
 
 
 def weight_levels(

@@ -123,6 +123,21 @@ def test_a_run_is_evaluated_in_full(trained, tmp_path, monkeypatch, capsys):
     ]
 
 
+@pytest.mark.parametrize("batch_size", [130, 33])
+def test_predictions_are_the_logits_of_every_image_in_order(trained, batch_size):
+    config, program, state, splits = trained
+    averages = jax.tree.map(lambda x: 0.5 * x, state.variables())
+    evaluator = Evaluator(with_batch_size(config, batch_size), program, splits)
+    found = evaluator.predictions(parallel.replicate(state.replace(ema=averages)))
+    assert list(found) == ["test_logits", "test_labels", "test_ema_logits", "test_ema_labels"]
+    split, keywords = splits["test"], program.eval_step.keywords
+    apply = jax.jit(partial(keywords["model"].apply, train=False))
+    for name, variables in ("test", state.variables()), ("test_ema", averages):
+        expected = apply(variables, keywords["preprocess"](split.images))
+        np.testing.assert_allclose(found[f"{name}_logits"], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(found[f"{name}_labels"], split.labels)
+
+
 def test_a_table_of_classes_has_rows_of_ten_and_gaps():
     table = _class_table([0.5] * 11 + [None])
     assert table.splitlines()[2:] == ["  class        10     11", "  accuracy  50.0%      -"]
