@@ -1,6 +1,8 @@
 """A small ResNet on scikit-learn's handwritten digits: the whole system in about a minute.
 
-python -m jaxcifar.main --config configs/quickstart.py
+    python -m jaxcifar.main --config configs/quickstart.py
+
+Expected: more than 97 % test accuracy after 20 epochs, in 40 to 60 seconds on 2 CPU cores.
 """
 
 from ml_collections import ConfigDict
