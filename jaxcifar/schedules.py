@@ -120,7 +120,8 @@ def _pieces(length: float, factor: float, steps: int) -> tuple[list[int], list[i
 
 def _passed(bounds: Sequence[int], step: jax.Array) -> jax.Array:
     """How many of the rising bounds a step has reached; looked up, as there may be very many."""
-    return jnp.searchsorted(np.array(bounds, np.int32), step, side="right")
+    # Without a loop, which on a GPU would be launches of its own within each step.
+    return jnp.searchsorted(np.array(bounds, np.int32), step, side="right", method="scan_unrolled")
 
 
 def _after(start: int, schedule: optax.Schedule) -> optax.Schedule:

@@ -162,6 +162,23 @@ def test_a_compiled_step_falls_where_it_says(every):
             assert float(rate(step)) == pytest.approx(0.1 * 0.1**passed, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": "multistep", "milestones_steps": (100, 250)},
+        {"name": "step", "every_steps": 7},
+        {"name": "warm_restarts", "cycle_steps": 7},
+        {"name": "cosine", "restart_steps": 7},
+    ],
+)
+def test_a_rate_is_computed_without_a_loop(fields):
+    config = default()
+    config.train.num_steps = 300
+    config.schedule.update(fields)
+    text = jax.jit(create_schedule(config, durations(config, 3_000))).lower(0).as_text()
+    assert "while" not in text
+
+
 def test_milestones_of_one_step_count_each():
     config = default()
     config.train.num_epochs, config.train.batch_size = 10.0, 1024
