@@ -278,8 +278,8 @@ class Checkpoints:
                 raise InputError(f"{self._directory}: a checkpoint is damaged: {error}") from error
             if not step:
                 raise InputError(
-                    f"{self._directory}: no best checkpoint, as the run has no validation split "
-                    "(dataset.validation_size = 0) or has not been evaluated on it"
+                    f"{self._directory}: no best checkpoint, as it is gone, or the run has no "
+                    "validation split (dataset.validation_size = 0) or no evaluation on it yet"
                 )
             name = str(step)
         if int(name) not in steps:
