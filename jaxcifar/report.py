@@ -114,7 +114,8 @@ def summarize(workdir: Path, name: str, run: dict[str, Any]) -> Summary:
             of_split = [row["accuracy"] for row in rows if row["split"] == split]
             if accuracies := [float(accuracy) for accuracy in of_split if accuracy]:
                 figures[f"{split} accuracy"] = accuracies[-1]
-                figures[f"best {split} accuracy"] = max(accuracies)
+                if split == "validation":
+                    figures["best validation accuracy"] = max(accuracies)
         if rates := [float(r["images_per_second"]) for r in rows if r["images_per_second"]]:
             figures["images/s"] = statistics.median(rates)
     except (AttributeError, KeyError, TypeError, ValueError) as error:

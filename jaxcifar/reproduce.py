@@ -34,7 +34,7 @@ def reproduce(workdir: Path, out: Path) -> bool:
 
     Raises:
       InputError: if there is no such run, it has not ended or its config was changed on the way,
-        the data are others, or `out` holds something else; or it began with the weights of a file.
+        it began with the weights of a file, the data are others, or `out` holds something else.
     """
     run = manifest.read(workdir)
     if not run:

@@ -270,10 +270,10 @@ def _stops(config: ConfigDict, progress: Progress) -> bool:
 
 
 def _finish(config: ConfigDict, checkpoints: Checkpoints, writers: Writers, step: int) -> None:
-    """Waits for the last save, of `step`, and stops the run if it was not to fail or this one has.
+    """Waits for the last save, which was that of `step`, and reports all failures.
 
     Raises:
-      StoppedError: to stop it.
+      StoppedError: if that save failed or, where `checkpoint.on_error` is stop, any.
     """
     missing = step not in checkpoints.steps()
     _report_failure(checkpoints, writers, stop=missing or config.checkpoint.on_error == "stop")
