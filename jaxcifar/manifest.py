@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from jaxcifar.config import RESUME, default
 from jaxcifar.errors import InputError
+from jaxcifar.models import native
 
 _FILE = "manifest.json"
 
@@ -218,6 +219,8 @@ def _versions() -> dict[str, str]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             pass
+    if jax.default_backend() == "cpu" and (compiler := native.compiler()):
+        versions["compiler"] = compiler
     return versions
 
 

@@ -20,6 +20,7 @@ from jaxcifar.failpoint import kill_at
 from jaxcifar.feed import by_step, create_feed
 from jaxcifar.lock import WriterLock
 from jaxcifar.manifest import check_config, check_data, record_end, record_start
+from jaxcifar.models import native
 from jaxcifar.nonfinite import NonFinite
 from jaxcifar.peers import Peers
 from jaxcifar.steps import Program, TrainState, create_program
@@ -141,7 +142,7 @@ def _attempt(run: Run, program: Program) -> tuple[Results, int, TrainState]:
             allow_zero=config.model.stochastic_depth > 0,
         ) as writers:
             writers.line(_headline(run, start.state))
-            if settings := runtime.in_effect():
+            if settings := _cpu_settings():
                 writers.line(f"CPU settings: {' '.join(settings)} (JAXCIFAR_CPU_SETTINGS=0: off)")
             if start.step:
                 writers.line(f"going on from step {start.step:,}, saved in {workdir}")
@@ -314,3 +315,8 @@ def _headline(run: Run, state: TrainState) -> str:
         f"{config.model.name}: {parameters:,} parameters; {length.num_steps:,} steps of "
         f"{config.train.batch_size} images ({length.num_steps / length.steps_per_epoch:.1f} epochs)"
     )
+
+
+def _cpu_settings() -> list[str]:
+    compiler = native.compiler() if jax.default_backend() == "cpu" else None
+    return runtime.in_effect() + ([f"convolutions by {compiler}"] if compiler else [])

@@ -86,8 +86,8 @@ def test_a_user_without_a_home_has_a_cache(monkeypatch):
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", no_home)
-    assert runtime._cache_directory({}).is_relative_to(tempfile.gettempdir())
-    assert runtime._cache_directory({"XDG_CACHE_HOME": "/x"}).is_relative_to("/x")
+    assert runtime.cache_directory({}, "xla").is_relative_to(tempfile.gettempdir())
+    assert runtime.cache_directory({"XDG_CACHE_HOME": "/x"}, "xla").is_relative_to("/x")
 
 
 @on_linux

@@ -1,23 +1,20 @@
-"""A convolution whose gradients are convolutions of the form that XLA is quick at on a CPU.
+"""A convolution for a CPU: the compiled one of `native`, or XLA's where that is not to be had.
 
-XLA:CPU has a fast convolution for images [N, H, W, C] and kernels [H, W, in, out]. JAX's own
-gradients are convolutions with their dimensions in another order: outside of a loop XLA turns them
-round, within one it takes a path that is a hundred times slower. Here they are written as
-transpositions and a convolution in the order that is quick anywhere.
-
-3x3 convolutions of many channels are made with fewer multiplications, by `winograd`.
+XLA:CPU is quick at one form, images [N, H, W, C] and kernels [H, W, in, out]. JAX's own gradients
+are convolutions with their dimensions in another order: outside of a loop XLA turns them round,
+within one it takes a path that is a hundred times slower. Here they are written as transpositions
+and a convolution in the order that is quick anywhere.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcifar.models import winograd
+from jaxcifar.models import native
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -39,47 +36,34 @@ def conv_general_dilated(
       strides: of both directions.
       padding: before and after, for both directions.
     """
-    strides, padding = tuple(strides), tuple(map(tuple, padding))
-    if winograd.suits(x, kernel, strides, padding):
-        return winograd.convolve(x, kernel)
-    return _conv(x, kernel, strides, padding)
+    return _conv(x, kernel, tuple(strides), tuple(map(tuple, padding)))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding) -> jax.Array:
-    # As it is written, so that its multiply-adds can be counted.
+    if native.suits(x):
+        return native.convolve(x, kernel, strides, padding)
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=DIMENSIONS)
 
 
 def _forward(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding):
-    return _apply(x, kernel, strides, padding), (x, kernel)
+    return _conv(x, kernel, strides, padding), (x, kernel)
 
 
 def _backward(
     strides: tuple[int, int], padding: Padding, saved: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    if kernel.shape[:2] == strides == (1, 1) and padding == ((0, 0), (0, 0)):
-        return jnp.einsum("nhwo,io->nhwi", dy, kernel[0, 0]), _pointwise_kernel_gradient(x, dy)
-    into_input, into_kernel = [], []
-    for axis, ((before, after), stride) in enumerate(zip(padding, strides, strict=True)):
-        size, taps, reached = x.shape[1 + axis], kernel.shape[axis], dy.shape[1 + axis]
-        # Rows at the end that a stride leaves out have no gradient.
-        unused = size + before + after - taps - stride * (reached - 1)
-        into_input.append((taps - 1 - before, taps - 1 - after + unused))
-        into_kernel.append((before, after - unused))
-    if strides == (1, 1) or kernel.shape[:2] == (1, 1):
-        flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-        dx = _apply(dy, flipped, (1, 1), tuple(into_input), dilation=strides)
-    else:
-        dx = _strided_input_gradient(x.shape[1:3], kernel, dy, strides, padding)
-    if strides == (1, 1) and x.shape[-1] > dy.shape[-1]:
-        # Of output channels XLA does many at a time, so the larger number is put there.
-        return dx, jnp.flip(_kernel_gradient(dy, x, into_input, (1, 1)), (0, 1)).swapaxes(2, 3)
-    return dx, _kernel_gradient(x, dy, into_kernel, strides)
+    dx = _input_gradient(x.shape[1:3], kernel, dy, strides, padding)
+    if native.suits(x):
+        return dx, native.kernel_gradient(x, dy, strides, padding, kernel.shape[:2])
+    return dx, _kernel_gradient(x, kernel.shape[:2], dy, strides, padding)
 
 
-def _strided_input_gradient(
+_conv.defvjp(_forward, _backward)
+
+
+def _input_gradient(
     size: tuple[int, int],
     kernel: jax.Array,
     dy: jax.Array,
@@ -98,74 +82,65 @@ def _strided_input_gradient(
         )
     ]
     kernel = kernel.swapaxes(2, 3)
-    rows = []
-    for row_taps, row_padding in places[0]:
-        parts = [
-            _apply(dy, kernel[row_taps][:, column_taps], (1, 1), (row_padding, column_padding))
-            for column_taps, column_padding in places[1]
-        ]
-        rows.append(jnp.stack(parts, 3))
-    dx = jnp.stack(rows, 2)
-    dx = dx.reshape(len(dy), dx.shape[1] * strides[0], -1, dx.shape[-1])
+    outputs = [-(-length // stride) for length, stride in zip(size, strides, strict=True)]
+    nothing = jnp.zeros((len(dy), *outputs, kernel.shape[3]), dy.dtype)
+
+    def at_place(row: _Taps | None, column: _Taps | None) -> jax.Array:
+        if row is None or column is None:
+            return nothing
+        taps = kernel[row.taps][:, column.taps]
+        return _conv(dy, taps, (1, 1), (row.padding, column.padding))
+
+    rows, columns = places
+    dx = jnp.stack([jnp.stack([at_place(row, c) for c in columns], 3) for row in rows], 2)
+    dx = dx.reshape(len(dy), outputs[0] * strides[0], outputs[1] * strides[1], -1)
     return dx[:, : size[0], : size[1]]
+
+
+class _Taps(NamedTuple):
+    taps: slice
+    padding: tuple[int, int]
 
 
 def _taps_of_place(
     place: int, stride: int, size: int, taps: int, reached: int, before: int
-) -> tuple[slice, tuple[int, int]]:
+) -> _Taps | None:
     """The taps, last first, that meet the pixels place, place + stride, ..., and dy's padding.
 
     Along one axis: the size of x, of the kernel (taps), of dy (reached), and the zeros before x.
     """
     first = (place + before) % stride
     used = range(first, taps, stride)
+    if not used:
+        return None
     # Pixel place + stride * m and tap k meet in output m + (place + before - k) / stride.
     lowest, highest = ((place + before - tap) // stride for tap in (used[-1], used[0]))
     outputs = -(-size // stride)
     reversed_taps = slice(used[-1], first - 1 if first else None, -stride)
-    return reversed_taps, (-lowest, outputs - 1 + highest - (reached - 1))
+    return _Taps(reversed_taps, (-lowest, outputs - 1 + highest - (reached - 1)))
 
 
 def _kernel_gradient(
-    x: jax.Array, dy: jax.Array, padding: Sequence[tuple[int, int]], dilation: tuple[int, int]
+    x: jax.Array,
+    size: tuple[int, int],
+    dy: jax.Array,
+    strides: tuple[int, int],
+    padding: Padding,
 ) -> jax.Array:
-    """The gradient [H, W, in, out]: x's channels are the images, and dy is the kernel."""
-    dkernel = lax.conv_general_dilated(
+    """The gradient [H, W, in, out], by XLA: x's channels are the images, and dy is the kernel."""
+    # Rows at the end of x that a stride leaves out have no part in it.
+    used = [
+        (before, stride * (reached - 1) + taps - length - before)
+        for length, reached, taps, stride, (before, _) in zip(
+            x.shape[1:3], dy.shape[1:3], size, strides, padding, strict=True
+        )
+    ]
+    gradient = lax.conv_general_dilated(
         x.transpose(3, 1, 2, 0),
         dy.transpose(1, 2, 0, 3),
         (1, 1),
-        padding,
-        rhs_dilation=dilation,
+        used,
+        rhs_dilation=strides,
         dimension_numbers=DIMENSIONS,
     )
-    return dkernel.transpose(1, 2, 0, 3)
-
-
-def _pointwise_kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """The gradient [1, 1, in, out], as a few long matrix products side by side and their sum."""
-    parts = math.gcd(len(x), 8)
-    x, dy = (array.reshape(parts, -1, array.shape[-1]) for array in (x, dy))
-    return jnp.einsum("npi,npo->nio", x, dy).sum(0)[None, None]
-
-
-def _apply(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: tuple[int, int],
-    padding: Padding,
-    dilation: tuple[int, int] = (1, 1),
-) -> jax.Array:
-    """The convolution of x, with zeros between its pixels if it is dilated."""
-    outputs = kernel.shape[-1]
-    width = x.shape[2] + sum(padding[1]) - kernel.shape[1] + 1
-    if strides == dilation == (1, 1) and 1 < kernel.shape[1] and outputs <= 16 and not width % 2:
-        # Two pixels at once: twice the output channels, from windows that are one column wider.
-        pair = [jnp.pad(kernel, ((0, 0), (n, 1 - n), (0, 0), (0, 0))) for n in (0, 1)]
-        y = _apply(x, jnp.concatenate(pair, -1), (1, 2), padding)
-        return y.reshape(*y.shape[:2], width, outputs)
-    return lax.conv_general_dilated(
-        x, kernel, strides, padding, lhs_dilation=dilation, dimension_numbers=DIMENSIONS
-    )
-
-
-_conv.defvjp(_forward, _backward)
+    return gradient.transpose(1, 2, 0, 3)
