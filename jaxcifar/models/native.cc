@@ -44,15 +44,27 @@ constexpr Index kCacheBytes = 512 * 1024;
 constexpr Index kParts = 16;
 
 template <class T>
-using Vector [[gnu::vector_size(kVectorBytes), gnu::aligned(alignof(T)), gnu::may_alias]] = T;
+using Vector [[gnu::vector_size(kVectorBytes)]] = T;
 
 template <class T>
 constexpr int kLanes = kVectorBytes / sizeof(T);
 
+template <class T>
+Vector<T> Load(const T* from) {
+  Vector<T> vector;
+  std::memcpy(&vector, from, sizeof vector);
+  return vector;
+}
+
+template <class V, class T>
+void Store(const V& vector, T* to) {
+  std::memcpy(to, &vector, sizeof vector);
+}
+
 // Sums are in registers only if no index into them is left to run time.
 #define UNROLL _Pragma("GCC unroll 32")
 
-Index CeilDiv(Index a, Index b) { return (a + b - 1) / b; }
+constexpr Index CeilDiv(Index a, Index b) { return (a + b - 1) / b; }
 
 template <class T>
 Index WholeVectors(Index channels) {
@@ -255,14 +267,21 @@ void Tile(const Outputs<T>& o, Index image, Index h, Index w) {
     UNROLL for (int r = 0; r < kRight; ++r)
       UNROLL for (int v = 0; v < kVectors; ++v) sum[d][r][v] = Vector<T>{};
   for (Index row = 0; row < o.rows; ++row, x += o.x_row) {
+    // A pointer for four pixels each. Their relation is hidden from the compiler, which else takes
+    // one pointer and the distance of each pixel, and runs out of registers.
+    const T* pixels[kDown][CeilDiv(kRight, 4)];
+    UNROLL for (int d = 0; d < kDown; ++d)
+      UNROLL for (int r = 0; r < kRight; r += 4) {
+        pixels[d][r / 4] = x + d * o.x.down + r * o.x.right;
+        asm("" : "+r"(pixels[d][r / 4]));
+      }
     _Pragma("GCC unroll 4") for (Index i = 0; i < o.length; ++i) {
       Vector<T> weight[kVectors];
-      UNROLL for (int v = 0; v < kVectors; ++v, weights += kLanes<T>)
-        weight[v] = *reinterpret_cast<const Vector<T>*>(weights);
+      UNROLL for (int v = 0; v < kVectors; ++v, weights += kLanes<T>) weight[v] = Load(weights);
       UNROLL for (int d = 0; d < kDown; ++d)
         UNROLL for (int r = 0; r < kRight; ++r)
           UNROLL for (int v = 0; v < kVectors; ++v)
-            sum[d][r][v] += x[d * o.x.down + r * o.x.right + i] * weight[v];
+            sum[d][r][v] += pixels[d][r / 4][r % 4 * o.x.right + i] * weight[v];
     }
   }
   UNROLL for (int d = 0; d < kDown; ++d)
@@ -270,7 +289,7 @@ void Tile(const Outputs<T>& o, Index image, Index h, Index w) {
       UNROLL for (int v = 0; v < kVectors; ++v) {
         T* const y = o.y.At(image, h + d, w + r) + v * kLanes<T>;
         const Index left = o.channels - v * kLanes<T>;
-        if (left >= kLanes<T>) *reinterpret_cast<Vector<T>*>(y) = sum[d][r][v];
+        if (left >= kLanes<T>) Store(sum[d][r][v], y);
         else for (Index lane = 0; lane < left; ++lane) y[lane] = sum[d][r][v][lane];
       }
 }
@@ -288,10 +307,11 @@ void Tiles(const Outputs<T>& o) {
 template <class T, int kVectors>
 void Compute(const Outputs<T>& o) {
   constexpr int kPixels = kRegisters / 4;
-  if (kVectors == 1 && o.width >= 2 * kPixels) Tiles<T, 1, 2 * kPixels, kVectors>(o);
-  else if (o.width >= kPixels) Tiles<T, 1, kPixels, kVectors>(o);
-  else if (o.width >= kPixels / 2 && o.height >= 2) Tiles<T, 2, kPixels / 2, kVectors>(o);
-  else Tiles<T, 1, 1, kVectors>(o);
+  if constexpr (kVectors == 1)
+    if (o.width >= 2 * kPixels) return Tiles<T, 1, 2 * kPixels, 1>(o);
+  if (o.width >= kPixels) return Tiles<T, 1, kPixels, kVectors>(o);
+  if (o.width >= kPixels / 2 && o.height >= 2) return Tiles<T, 2, kPixels / 2, kVectors>(o);
+  Tiles<T, 1, 1, kVectors>(o);
 }
 
 template <class T>
@@ -348,7 +368,7 @@ int Accumulate(const Sums<T>& s) {
   Vector<T> sum[kRows][kVectors];
   UNROLL for (int r = 0; r < kRows; ++r)
     UNROLL for (int v = 0; v < kVectors; ++v)
-      sum[r][v] = reinterpret_cast<Vector<T>*>(s.rows[r])[v];
+      sum[r][v] = Load(s.rows[r] + v * kLanes<T>);
   for (Index image = 0; image < s.images; ++image)
     for (Index h = 0; h < s.height; ++h) {
       const T* x = s.x.At(image, h, 0);
@@ -358,14 +378,14 @@ int Accumulate(const Sums<T>& s) {
         __builtin_prefetch(dy + 8 * s.dy.right);
         Vector<T> gradient[kVectors];
         UNROLL for (int v = 0; v < kVectors; ++v)
-          gradient[v] = reinterpret_cast<const Vector<T>*>(dy)[v];
+          gradient[v] = Load(dy + v * kLanes<T>);
         UNROLL for (int r = 0; r < kRows; ++r)
           UNROLL for (int v = 0; v < kVectors; ++v) sum[r][v] += x[r] * gradient[v];
       }
     }
   UNROLL for (int r = 0; r < kRows; ++r)
     UNROLL for (int v = 0; v < kVectors; ++v)
-      reinterpret_cast<Vector<T>*>(s.rows[r])[v] = sum[r][v];
+      Store(sum[r][v], s.rows[r] + v * kLanes<T>);
   return kRows;
 }
 
