@@ -87,7 +87,8 @@ class Threads {
   void Share(Index parts, std::function<void(Index, Index)> work) const {
     auto job = std::make_shared<Job>(parts, std::move(work));
     for (Index helper = 1; helper < std::min(count_, parts); ++helper) {
-      auto* its_job = new std::shared_ptr<Job>(job);
+      auto* its_job = new (std::nothrow) std::shared_ptr<Job>(job);
+      if (its_job == nullptr) break;
       XLA_FFI_ThreadPool_Schedule_Args args = {
           XLA_FFI_ThreadPool_Schedule_Args_STRUCT_SIZE, nullptr, context_, Help, its_job};
       if (Failed(api_->XLA_FFI_ThreadPool_Schedule(&args))) delete its_job;
@@ -202,6 +203,15 @@ void Pad(const Shape& s, const T* image, Index first, Index channels, T* padded)
   }
 }
 
+// Copies pixels of `channels` to pixels of `lanes`, which are more.
+template <class T>
+void Widen(Index pixels, Index channels, Index lanes, const T* from, T* to) {
+  for (Index pixel = 0; pixel < pixels; ++pixel, from += channels, to += lanes) {
+    std::copy(from, from + channels, to);
+    std::fill(to + channels, to + lanes, T(0));
+  }
+}
+
 // Images, or the gradient by them, and how far from an image, a row and a pixel to the next.
 template <class T>
 struct View {
@@ -211,8 +221,8 @@ struct View {
   T* At(Index i, Index h, Index w) const { return data + i * image + h * down + w * right; }
 };
 
-// Output channels are taken in groups of one to three vectors. Calls group(first, vectors) for each,
-// `vectors` a constant.
+// Output channels are taken in groups of one to three vectors. Calls group(first, vectors) for
+// each, `vectors` a constant.
 template <class T, class Group>
 void ForGroups(Index channels, Group group) {
   for (Index first = 0; first < channels;) {
@@ -409,7 +419,7 @@ void KernelGradient(const Threads& threads, Shape s, const T* x, const T* dy, T*
   // A part is a slice of the input channels, of a share of the images; shares are added up at last.
   const Index lanes = WholeVectors<T>(s.out), taps = s.rows * s.columns * s.in;
   const Index slice = std::min<Index>(s.in, pointwise ? 256 : 32), slices = CeilDiv(s.in, slice);
-  const Index shares = std::min(s.images, CeilDiv(kParts, slices));
+  const Index shares = std::clamp<Index>(s.images, 1, CeilDiv(kParts, slices));
   const Scratch<T> sums(shares * taps * lanes);
   const Index x_row = s.padded_width() * slice, dy_image = s.out_height * s.out_width;
   const Index x_image = s.padded_height() * x_row;
@@ -446,11 +456,7 @@ void KernelGradient(const Threads& threads, Shape s, const T* x, const T* dy, T*
         todo.x = {x_copy, image, s.stride_down * row_length, s.stride_right * channels};
       }
       if (widened) {
-        for (Index pixel = 0; pixel < count * dy_image; ++pixel) {
-          T* const to = dy_copy + pixel * lanes;
-          std::copy(gradients + pixel * s.out, gradients + (pixel + 1) * s.out, to);
-          std::fill(to + s.out, to + lanes, T(0));
-        }
+        Widen(count * dy_image, s.out, lanes, gradients, dy_copy);
         todo.dy.data = dy_copy;
       }
       if (pointwise) {  // a pixel is an image here: one row of them
