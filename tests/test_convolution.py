@@ -24,11 +24,13 @@ SHAPES = [
     (17, 3, 8, 7, 2),
     (1, 8, 8, 3, 2),
 ]
-# What the compiled ones take in pieces: wide and narrow images, many channels.
+# What the compiled ones take in pieces or with fewer products: wide, narrow, of many channels.
 MORE_SHAPES = [
     (32, 16, 16, 3, 1),
     (33, 20, 40, 3, 1),
     (4, 70, 100, 3, 1),
+    (8, 32, 36, 3, 1),
+    (12, 130, 50, 3, 1),
     (5, 40, 12, 3, 2),
     (2, 33, 80, 3, 1),
     (7, 300, 48, 1, 1),
@@ -88,10 +90,16 @@ def test_values_and_gradients_are_those_of_lax(
 
 
 @pytest.mark.parametrize("batch", [1, 17, 40])
-@pytest.mark.parametrize("size, width_in, width, taps", [(6, 12, 20, 3), (6, 12, 20, 1)])
+@pytest.mark.parametrize(
+    "size, width_in, width, taps", [(6, 12, 20, 3), (6, 12, 20, 1), (9, 33, 40, 3)]
+)
 def test_other_paddings_and_batches(kind, batch, size, width_in, width, taps):
     x, kernel = normal(batch, size, size + 3, width_in), normal(taps, taps, width_in, width, seed=1)
-    for settings in [((1, 2), ((0, 2), (1, 0))), ((2, 1), ((2, 1), (0, 0)))]:
+    for settings in [
+        ((1, 2), ((0, 2), (1, 0))),
+        ((2, 1), ((2, 1), (0, 0))),
+        ((1, 1), ((2, 0), (0, 2))),
+    ]:
         found = value_and_gradients(convolution.conv_general_dilated, x, kernel, *settings)
         assert_equal(found, value_and_gradients(plain, x, kernel, *settings), 1e-5)
 

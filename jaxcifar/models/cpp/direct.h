@@ -1,0 +1,185 @@
+// Convolutions as they are defined. In a padded image the columns that a kernel covers and their
+// channels lie side by side, as in a row of the kernel, so the two are one loop.
+
+#pragma once
+
+#include "tiles.h"
+
+namespace jaxcifar {
+
+// Copies the channels [first, first + channels) of an image, with zeros around it, to `padded`
+// [padded_height, padded_width, channels].
+template <class T>
+void Pad(const Shape& s, const T* image, Index first, Index channels, T* padded) {
+  const Index row = s.padded_width() * channels;
+  const Index begin = std::max<Index>(0, -s.left);
+  const Index end = std::max(begin, std::min(s.width, s.padded_width() - s.left));
+  for (Index h = -s.above; h < s.padded_height() - s.above; ++h, padded += row) {
+    if (h < 0 || h >= s.height) {
+      std::fill(padded, padded + row, T(0));
+      continue;
+    }
+    T* const inside = padded + (begin + s.left) * channels;
+    T* const after = padded + (end + s.left) * channels;
+    const T* from = image + (h * s.width + begin) * s.in + first;
+    std::fill(padded, inside, T(0));
+    if (channels == s.in) {
+      std::copy(from, from + (after - inside), inside);
+    } else {
+      for (T* pixel = inside; pixel < after; pixel += channels, from += s.in)
+        std::copy(from, from + channels, pixel);
+    }
+    std::fill(after, padded + row, T(0));
+  }
+}
+
+// Copies pixels of `channels` to pixels of `lanes`, which are more.
+template <class T>
+void Widen(Index pixels, Index channels, Index lanes, const T* from, T* to) {
+  for (Index pixel = 0; pixel < pixels; ++pixel, from += channels, to += lanes) {
+    std::copy(from, from + channels, to);
+    std::fill(to + channels, to + lanes, T(0));
+  }
+}
+
+// Has the weights of a group lie together: [group][rows, columns, in][lanes].
+template <class T>
+void Pack(const Threads& threads, const Shape& s, const T* kernel, T* packed) {
+  const Index taps = s.rows * s.columns * s.in;
+  threads.Share(kParts, [=](Index part, Index) {
+    ForGroups<T>(s.out, [&](Index first, auto vectors) {
+      const Index lanes = vectors * kLanes<T>, used = std::min(lanes, s.out - first);
+      for (Index tap = taps * part / kParts; tap < taps * (part + 1) / kParts; ++tap) {
+        const T* const from = kernel + tap * s.out + first;
+        T* const to = packed + first * taps + tap * lanes;
+        std::copy(from, from + used, to);
+        std::fill(to + used, to + lanes, T(0));
+      }
+    });
+  });
+}
+
+template <class T>
+void ConvolveDirectly(const Threads& threads, const Shape& s, const T* x, const T* kernel, T* y) {
+  const Index taps = s.rows * s.columns * s.in;
+  const Scratch<T> packed(taps * WholeVectors<T>(s.out));
+  Pack(threads, s, kernel, packed + 0);
+  const auto compute = [&](Outputs<T> o) {
+    T* const first_channel = o.y.data;
+    ForGroups<T>(s.out, [&](Index first, auto vectors) {
+      o.y.data = first_channel + first;
+      o.channels = s.out - first;
+      o.weights = packed + first * taps;
+      Compute<T, vectors>(o);
+    });
+  };
+  if (s.pointwise()) {  // all pixels as one long row
+    const Index pixels = s.images * s.height * s.width;
+    const Index piece = std::max<Index>(64, kCacheBytes / 4 / sizeof(T) / s.in);
+    threads.Share(CeilDiv(pixels, piece), [=](Index part, Index) {
+      const Index begin = part * piece, count = std::min(piece, pixels - begin);
+      compute({1, 1, count, s.out, {y + begin * s.out, 0, 0, s.out},
+               {x + begin * s.in, 0, 0, s.in}, 0, 1, s.in, nullptr});
+    });
+    return;
+  }
+  const Index row = s.padded_width() * s.in, image = s.padded_height() * row;
+  const Index in_cache = std::max<Index>(1, kCacheBytes / sizeof(T) / image);
+  const Index some = std::min(CeilDiv(s.images, kParts), in_cache);
+  const Scratch<T> padded(threads.count() * some * image);
+  threads.Share(CeilDiv(s.images, some), [=, &padded](Index part, Index thread) {
+    const Index begin = part * some, count = std::min(some, s.images - begin);
+    T* const copies = padded + thread * some * image;
+    for (Index i = 0; i < count; ++i)
+      Pad(s, x + (begin + i) * s.height * s.width * s.in, 0, s.in, copies + i * image);
+    const Index y_row = s.out_width * s.out, y_image = s.out_height * y_row;
+    compute({count, s.out_height, s.out_width, s.out, {y + begin * y_image, y_image, y_row, s.out},
+             {copies, image, s.stride_down * row, s.stride_right * s.in}, row, s.rows,
+             s.columns * s.in, nullptr});
+  });
+}
+
+template <class T>
+void KernelGradientDirectly(const Threads& threads, const Shape& shape, const T* x, const T* dy,
+                            T* gradient) {
+  Shape s = shape;
+  // Pixels that need no padding are read where they are, all as one long row.
+  const bool pointwise = s.pointwise();
+  if (pointwise) {
+    s.images *= s.height * s.width;
+    s.height = s.width = s.out_height = s.out_width = 1;
+  }
+  // A part is a slice of the input channels, of a share of the images; shares are added up at last.
+  const Index lanes = WholeVectors<T>(s.out), taps = s.rows * s.columns * s.in;
+  const Index slice = std::min<Index>(s.in, pointwise ? 256 : 32), slices = CeilDiv(s.in, slice);
+  const Index shares = std::clamp<Index>(s.images, 1, CeilDiv(kParts, slices));
+  const Scratch<T> sums(shares * taps * lanes);
+  const Index x_row = s.padded_width() * slice, dy_image = s.out_height * s.out_width;
+  const Index x_image = s.padded_height() * x_row;
+  const Index in_cache = std::max<Index>(1, kCacheBytes / sizeof(T) / (x_image + dy_image * lanes));
+  const Index some = std::min(CeilDiv(s.images, shares), in_cache);
+  const bool padded = !pointwise, widened = lanes > s.out;
+  const Index copies_size = some * (x_image * padded + dy_image * lanes * widened);
+  const Scratch<T> copies(threads.count() * copies_size);
+  threads.Share(shares * slices, [=, &sums, &copies](Index part, Index thread) {
+    const Index share = part / slices, first = part % slices * slice;
+    const Index channels = std::min(slice, s.in - first);
+    const Index end = s.images * (share + 1) / shares;
+    T* const x_copy = copies + thread * copies_size;
+    T* const dy_copy = x_copy + some * x_image * padded;
+    T* const share_sums = sums + share * taps * lanes;
+    const auto row_of = [&](Index row, Index column, Index channel) {
+      return share_sums + ((row * s.columns + column) * s.in + first + channel) * lanes;
+    };
+    for (Index row = 0; row < s.rows; ++row)
+      for (Index column = 0; column < s.columns; ++column)
+        std::fill(row_of(row, column, 0), row_of(row, column, channels), T(0));
+    for (Index begin = s.images * share / shares; begin < end; begin += some) {
+      const Index count = std::min(some, end - begin);
+      const T* const images = x + begin * s.height * s.width * s.in;
+      const T* const gradients = dy + begin * dy_image * s.out;
+      Sums<T> todo = {count, s.out_height, s.out_width, {images + first, s.in, s.in, s.in},
+                      {gradients, dy_image * lanes, s.out_width * lanes, lanes}, nullptr};
+      Index row_length = 0;
+      if (padded) {
+        row_length = s.padded_width() * channels;
+        const Index image = s.padded_height() * row_length;
+        for (Index i = 0; i < count; ++i)
+          Pad(s, images + i * s.height * s.width * s.in, first, channels, x_copy + i * image);
+        todo.x = {x_copy, image, s.stride_down * row_length, s.stride_right * channels};
+      }
+      if (widened) {
+        Widen(count * dy_image, s.out, lanes, gradients, dy_copy);
+        todo.dy.data = dy_copy;
+      }
+      if (pointwise) {  // a pixel is an image here: one row of them
+        todo.images = 1;
+        todo.width = count;
+      }
+      const View<const T> x_all = todo.x, dy_all = todo.dy;
+      for (Index row = 0; row < s.rows; ++row)
+        ForGroups<T>(s.out, [&](Index group, auto vectors) {
+          todo.dy.data = dy_all.data + group;
+          const Index length = s.columns * channels;
+          for (Index done = 0; done < length;) {
+            T* rows[kSums];
+            for (Index i = 0; i < std::min<Index>(kSums, length - done); ++i)
+              rows[i] = row_of(row, (done + i) / channels, (done + i) % channels) + group;
+            todo.x.data = x_all.data + row * row_length + done;
+            todo.rows = rows;
+            done += AccumulateSome<T, vectors>(todo, length - done);
+          }
+        });
+    }
+  });
+  threads.Share(kParts, [=, &sums](Index part, Index) {
+    for (Index tap = taps * part / kParts; tap < taps * (part + 1) / kParts; ++tap) {
+      T* const to = gradient + tap * s.out;
+      std::copy(sums + tap * lanes, sums + (tap * lanes + s.out), to);
+      for (Index share = 1; share < shares; ++share)
+        for (Index o = 0; o < s.out; ++o) to[o] += (sums + (share * taps + tap) * lanes)[o];
+    }
+  });
+}
+
+}  // namespace jaxcifar

@@ -1,0 +1,191 @@
+// Sums of products that stay in vector registers until they are complete: tiles of outputs, and of
+// the kernel's gradient. The lanes of a vector are output channels.
+
+#pragma once
+
+#include <cstring>
+#include <type_traits>
+
+#include "work.h"
+
+namespace jaxcifar {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64, kRegisters = 32;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32, kRegisters = 16;
+#elif defined(__aarch64__)
+constexpr int kVectorBytes = 16, kRegisters = 32;
+#else
+constexpr int kVectorBytes = 16, kRegisters = 16;
+#endif
+
+// Of the registers, those that hold sums.
+constexpr int kSums = kRegisters * 3 / 4;
+
+template <class T>
+using Vector [[gnu::vector_size(kVectorBytes)]] = T;
+
+template <class T>
+constexpr int kLanes = kVectorBytes / sizeof(T);
+
+template <class T>
+Vector<T> Load(const T* from) {
+  Vector<T> vector;
+  std::memcpy(&vector, from, sizeof vector);
+  return vector;
+}
+
+template <class V, class T>
+void Store(const V& vector, T* to) {
+  std::memcpy(to, &vector, sizeof vector);
+}
+
+// Sums are in registers only if no index into them is left to run time.
+#define UNROLL _Pragma("GCC unroll 32")
+
+template <class T>
+Index WholeVectors(Index channels) {
+  return CeilDiv(channels, kLanes<T>) * kLanes<T>;
+}
+
+// Images, or the gradient by them, and how far from an image, a row and a pixel to the next.
+template <class T>
+struct View {
+  T* data;
+  Index image, down, right;
+
+  T* At(Index i, Index h, Index w) const { return data + i * image + h * down + w * right; }
+};
+
+// Output channels are taken in groups of one to three vectors. Calls group(first, vectors) for
+// each, `vectors` a constant.
+template <class T, class Group>
+void ForGroups(Index channels, Group group) {
+  for (Index first = 0; first < channels;) {
+    const Index left = CeilDiv(channels - first, kLanes<T>);
+    const Index vectors = left % 2 ? std::min<Index>(left, 3) : 2;
+    if (vectors == 1) group(first, std::integral_constant<int, 1>());
+    if (vectors == 2) group(first, std::integral_constant<int, 2>());
+    if (vectors == 3) group(first, std::integral_constant<int, 3>());
+    first += vectors * kLanes<T>;
+  }
+}
+
+// A group of output channels of some images.
+template <class T>
+struct Outputs {
+  Index images, height, width, channels;  // the last may be fewer than the lanes
+  View<T> y;
+  View<const T> x;  // what the first pixel of the kernel meets
+  Index x_row;
+  Index rows, length;  // of the kernel; the length is columns times channels
+  const T* weights;    // [rows, length, lanes]
+};
+
+template <class T, int kDown, int kRight, int kVectors>
+void Tile(const Outputs<T>& o, Index image, Index h, Index w) {
+  const T* x = o.x.At(image, h, w);
+  const T* weights = o.weights;
+  if (o.rows == 1) {  // no copy of x in the cache was made: fetch the next tile's
+    const T* const next = x + kRight * o.x.right;
+    for (Index i = 0; i < kRight * o.x.right; i += kVectorBytes / sizeof(T))
+      __builtin_prefetch(next + i);
+  }
+  Vector<T> sum[kDown][kRight][kVectors];
+  UNROLL for (int d = 0; d < kDown; ++d)
+    UNROLL for (int r = 0; r < kRight; ++r)
+      UNROLL for (int v = 0; v < kVectors; ++v) sum[d][r][v] = Vector<T>{};
+  for (Index row = 0; row < o.rows; ++row, x += o.x_row) {
+    // A pointer for four pixels each. Their relation is hidden from the compiler, which else takes
+    // one pointer and the distance of each pixel, and runs out of registers.
+    const T* pixels[kDown][CeilDiv(kRight, 4)];
+    UNROLL for (int d = 0; d < kDown; ++d)
+      UNROLL for (int r = 0; r < kRight; r += 4) {
+        pixels[d][r / 4] = x + d * o.x.down + r * o.x.right;
+        asm("" : "+r"(pixels[d][r / 4]));
+      }
+    _Pragma("GCC unroll 4") for (Index i = 0; i < o.length; ++i) {
+      Vector<T> weight[kVectors];
+      UNROLL for (int v = 0; v < kVectors; ++v, weights += kLanes<T>) weight[v] = Load(weights);
+      UNROLL for (int d = 0; d < kDown; ++d)
+        UNROLL for (int r = 0; r < kRight; ++r)
+          UNROLL for (int v = 0; v < kVectors; ++v)
+            sum[d][r][v] += pixels[d][r / 4][r % 4 * o.x.right + i] * weight[v];
+    }
+  }
+  UNROLL for (int d = 0; d < kDown; ++d)
+    UNROLL for (int r = 0; r < kRight; ++r)
+      UNROLL for (int v = 0; v < kVectors; ++v) {
+        T* const y = o.y.At(image, h + d, w + r) + v * kLanes<T>;
+        const Index left = o.channels - v * kLanes<T>;
+        if (left >= kLanes<T>) Store(sum[d][r][v], y);
+        else for (Index lane = 0; lane < left; ++lane) y[lane] = sum[d][r][v][lane];
+      }
+}
+
+// All tiles. Where they do not divide an image, the last ones overlap those before.
+template <class T, int kDown, int kRight, int kVectors>
+void Tiles(const Outputs<T>& o) {
+  for (Index image = 0; image < o.images; ++image)
+    for (Index h = 0; h < o.height; h += kDown)
+      for (Index w = 0; w < o.width; w += kRight)
+        Tile<T, kDown, kRight, kVectors>(o, image, std::min(h, o.height - kDown),
+                                         std::min(w, o.width - kRight));
+}
+
+template <class T, int kVectors>
+void Compute(const Outputs<T>& o) {
+  constexpr int kPixels = kRegisters / 4;
+  if constexpr (kVectors == 1)
+    if (o.width >= 2 * kPixels) return Tiles<T, 1, 2 * kPixels, 1>(o);
+  if (o.width >= kPixels) return Tiles<T, 1, kPixels, kVectors>(o);
+  if (o.width >= kPixels / 2 && o.height >= 2) return Tiles<T, 2, kPixels / 2, kVectors>(o);
+  Tiles<T, 1, 1, kVectors>(o);
+}
+
+// Some rows of the kernel's gradient, each of a tap and an input channel, from some images.
+template <class T>
+struct Sums {
+  Index images, height, width;
+  View<const T> x, dy;
+  T* const* rows;  // to which the sums are added
+};
+
+// As many rows as a template argument says, which is returned.
+template <class T, int kRows, int kVectors>
+int Accumulate(const Sums<T>& s) {
+  Vector<T> sum[kRows][kVectors];
+  UNROLL for (int r = 0; r < kRows; ++r)
+    UNROLL for (int v = 0; v < kVectors; ++v)
+      sum[r][v] = Load(s.rows[r] + v * kLanes<T>);
+  for (Index image = 0; image < s.images; ++image)
+    for (Index h = 0; h < s.height; ++h) {
+      const T* x = s.x.At(image, h, 0);
+      const T* dy = s.dy.At(image, h, 0);
+      for (Index w = 0; w < s.width; ++w, x += s.x.right, dy += s.dy.right) {
+        __builtin_prefetch(x + 8 * s.x.right);
+        __builtin_prefetch(dy + 8 * s.dy.right);
+        Vector<T> gradient[kVectors];
+        UNROLL for (int v = 0; v < kVectors; ++v)
+          gradient[v] = Load(dy + v * kLanes<T>);
+        UNROLL for (int r = 0; r < kRows; ++r)
+          UNROLL for (int v = 0; v < kVectors; ++v) sum[r][v] += x[r] * gradient[v];
+      }
+    }
+  UNROLL for (int r = 0; r < kRows; ++r)
+    UNROLL for (int v = 0; v < kVectors; ++v)
+      Store(sum[r][v], s.rows[r] + v * kLanes<T>);
+  return kRows;
+}
+
+template <class T, int kVectors>
+int AccumulateSome(const Sums<T>& s, Index rows_left) {
+  constexpr int kMost = kSums / kVectors;
+  if (rows_left >= kMost) return Accumulate<T, kMost, kVectors>(s);
+  if (rows_left >= 8 && kMost > 8) return Accumulate<T, 8, kVectors>(s);
+  if (rows_left >= 4 && kMost > 4) return Accumulate<T, 4, kVectors>(s);
+  return Accumulate<T, 1, kVectors>(s);
+}
+
+}  // namespace jaxcifar
