@@ -5,8 +5,8 @@
 Expected: 93.03 % test accuracy at the last step (the paper's table 6); a public PyTorch re-run
 has 93.39 % at its best epoch (akamaster/pytorch_resnet_cifar10).
 
-Time: 64,000 steps are 8.2 million images, 21 hours at the 110 images/s measured on 2 CPU cores (AMD
-EPYC, jax 0.10.2, the README's settings for a CPU). It has not been run to its end.
+Time: 64,000 steps are 8.2 million images, 4.5 hours at the 503 images/s measured on 2 CPU cores
+(AMD EPYC, jax 0.10.2, the README's settings for a CPU). It has not been run to its end.
 
 To train on after the end, from the first learning rate again: `--config.train.num_steps=128000
 --config.schedule.restart_steps=64000 --accept_config_change`.
