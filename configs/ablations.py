@@ -1,7 +1,7 @@
 """What the parts of a CIFAR-10 recipe are worth: ResNet-18 for 100 epochs, with one thing changed.
 
-    python -m jaxcifar.sweep --config configs/ablations.py --dry_run
-    python -m jaxcifar.sweep --config configs/ablations.py --only baseline,cosine,no_batch_norm
+    python -m jaxcifar.tools.sweep --config configs/ablations.py --dry_run
+    python -m jaxcifar.tools.sweep --config configs/ablations.py --only baseline,cosine,no_batch_norm
     python -m jaxcifar.main --config configs/ablations.py
 
 The last trains the baseline alone. That has the rate, momentum, weight decay and augmentation of

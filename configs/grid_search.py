@@ -1,7 +1,7 @@
 """A grid: ResNet-20 on CIFAR-10 for 30 epochs, nine pairs of learning rate and weight decay.
 
-    python -m jaxcifar.sweep --config configs/grid_search.py --dry_run
-    python -m jaxcifar.sweep --config configs/grid_search.py
+    python -m jaxcifar.tools.sweep --config configs/grid_search.py --dry_run
+    python -m jaxcifar.tools.sweep --config configs/grid_search.py
     python -m jaxcifar.main --config configs/grid_search.py
 
 The last trains what all of them share. They are compared on 5,000 training images that are held

@@ -1,7 +1,7 @@
 """A random search: DenseNet-BC (L=40, k=12) on CIFAR-10 for 30 epochs, 20 draws of three fields.
 
-    python -m jaxcifar.sweep --config configs/random_search.py --dry_run
-    python -m jaxcifar.sweep --config configs/random_search.py
+    python -m jaxcifar.tools.sweep --config configs/random_search.py --dry_run
+    python -m jaxcifar.tools.sweep --config configs/random_search.py
     python -m jaxcifar.main --config configs/random_search.py
 
 The last trains what all of them share. They are compared on 5,000 training images that are held

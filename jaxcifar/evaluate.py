@@ -11,19 +11,19 @@ import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
 
-from jaxcifar import metrics, parallel
-from jaxcifar.checkpoint import Checkpoints, Restored
+from jaxcifar import devices, metrics
 from jaxcifar.config import durations, uses_device_pipeline
+from jaxcifar.config.validation import validate
 from jaxcifar.data import datasets, device_pipeline
 from jaxcifar.data.batches import eval_batches
 from jaxcifar.data.datasets import Split
 from jaxcifar.errors import InputError
-from jaxcifar.failpoint import kill_at
-from jaxcifar.manifest import check_config, write_json
-from jaxcifar.peers import Peers
+from jaxcifar.reporting.writers import describe
+from jaxcifar.resilience.checkpoint import Checkpoints, Restored
+from jaxcifar.resilience.failpoints import kill_at
+from jaxcifar.resilience.manifest import check_config, write_json
+from jaxcifar.resilience.peers import Peers
 from jaxcifar.steps import Program, TrainState, Variables, create_program
-from jaxcifar.validation import validate
-from jaxcifar.writers import describe
 
 Results = dict[str, dict[str, float]]
 
@@ -41,25 +41,25 @@ class Evaluator:
         """
         self._config = config
         self._splits = {name: split for name, split in splits.items() if name != "train"}
-        self._eval_step = parallel.map_eval_step(program.eval_step)
-        self._predict_step = parallel.map_eval_step(program.predict_step)
+        self._eval_step = devices.map_eval_step(program.eval_step)
+        self._predict_step = devices.map_eval_step(program.predict_step)
         self._resident = None
         if uses_device_pipeline(config):
-            batch_size = parallel.round_up_batch_size(config.eval.batch_size)
+            batch_size = devices.round_up_batch_size(config.eval.batch_size)
             share = batch_size // jax.device_count()
             self._resident = {
-                name: parallel.replicate(device_pipeline.as_resident(split))
+                name: devices.replicate(device_pipeline.as_resident(split))
                 for name, split in self._splits.items()
             }
             self._eval_resident = {
-                name: parallel.map_eval_step(
+                name: devices.map_eval_step(
                     partial(_eval_resident, program.eval_step, -(-split.size // batch_size), share)
                 )
                 for name, split in self._splits.items()
             }
         self._weight_levels = None
         if program.weight_levels:
-            self._weight_levels = parallel.map_eval_step(program.weight_levels)
+            self._weight_levels = devices.map_eval_step(program.weight_levels)
 
     def __call__(self, state: TrainState) -> Results:
         """Returns the scalar metrics of a replicated state by split.
@@ -69,7 +69,7 @@ class Evaluator:
         """
         results = {name: metrics.summarize(total) for name, total in self.totals(state).items()}
         if self._weight_levels:
-            results["weights"] = parallel.fetch(self._weight_levels(state.variables()))
+            results["weights"] = devices.fetch(self._weight_levels(state.variables()))
         return results
 
     def totals(self, state: TrainState) -> dict[str, metrics.Total]:
@@ -91,13 +91,11 @@ class Evaluator:
         variables = {"": state.variables()} | ({"_ema": state.ema} if state.ema else {})
         for (name, split), (suffix, of) in product(self._splits.items(), variables.items()):
             logits, labels = [], []
-            batch_size = parallel.round_up_batch_size(self._config.eval.batch_size)
-            for batch in parallel.prefetch(
-                eval_batches(split, self._config, batch_size=batch_size)
-            ):
-                mask = parallel.fetch_rows(batch["mask"])
-                logits.append(parallel.fetch_rows(self._predict_step(of, batch))[mask])
-                labels.append(parallel.fetch_rows(batch["label"])[mask])
+            batch_size = devices.round_up_batch_size(self._config.eval.batch_size)
+            for batch in devices.prefetch(eval_batches(split, self._config, batch_size=batch_size)):
+                mask = devices.fetch_rows(batch["mask"])
+                logits.append(devices.fetch_rows(self._predict_step(of, batch))[mask])
+                labels.append(devices.fetch_rows(batch["label"])[mask])
             arrays[f"{name}{suffix}_logits"] = np.concatenate(logits)
             arrays[f"{name}{suffix}_labels"] = np.concatenate(labels)
         return arrays
@@ -105,14 +103,14 @@ class Evaluator:
     def _total(self, variables: Variables, name: str) -> metrics.Total:
         kill_at("evaluate")
         if self._resident:
-            sums = parallel.fetch(self._eval_resident[name](variables, self._resident[name]))
+            sums = devices.fetch(self._eval_resident[name](variables, self._resident[name]))
             batches = [jax.tree.map(lambda x, i=i: x[i], sums) for i in range(len(sums["count"]))]
             return reduce(metrics.add, batches, {})
-        batch_size = parallel.round_up_batch_size(self._config.eval.batch_size)
+        batch_size = devices.round_up_batch_size(self._config.eval.batch_size)
         batches = eval_batches(self._splits[name], self._config, batch_size=batch_size)
         total: metrics.Total = {}
-        for batch in parallel.prefetch(batches):
-            total = metrics.add(total, parallel.fetch(self._eval_step(variables, batch)))
+        for batch in devices.prefetch(batches):
+            total = metrics.add(total, devices.fetch(self._eval_step(variables, batch)))
         size = self._splits[name].size
         if not total["count"]:
             raise InputError(f"{name}: none of its {size} images can be decoded")
@@ -127,7 +125,7 @@ def _eval_resident(
     split: device_pipeline.Resident,
 ) -> metrics.Sums:
     """The metric sums of each batch of a split that lies on the device, in one call."""
-    device = lax.axis_index(parallel.AXIS)
+    device = lax.axis_index(devices.AXIS)
 
     def one_batch(number: jax.Array) -> metrics.Sums:
         return eval_step(variables, device_pipeline.eval_batch(split, number, device, share=share))
@@ -152,10 +150,10 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
     """
     validate(config)
     with Peers(config.train.distributed, config.train.peer_timeout_seconds):
-        parallel.meet()
+        devices.meet()
         program, (step, state, _) = restore(config, workdir)
         splits = datasets.load(config.dataset)
-        evaluator, state = Evaluator(config, program, splits), parallel.replicate(state)
+        evaluator, state = Evaluator(config, program, splits), devices.replicate(state)
         totals = evaluator.totals(state)
         predictions = evaluator.predictions(state) if config.eval.predictions else {}
         results = {name: metrics.summarize(total) for name, total in totals.items()}
@@ -173,7 +171,7 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
                 part = workdir / "predictions.part.npz"
                 np.savez(part, step=step, **predictions)
                 part.replace(workdir / "predictions.npz")
-        parallel.meet()
+        devices.meet()
     return results
 
 
@@ -196,7 +194,7 @@ def restore(config: ConfigDict, workdir: Path) -> tuple[Program, Restored]:
     """
     validate(config)
     check_config(workdir, config, trains=False)
-    parallel.start(config.train.distributed)
+    devices.start(config.train.distributed)
     info = datasets.info(config.dataset)
     train_size = info.train_size - config.dataset.validation_size
     program = create_program(config, info, durations(config, train_size))

@@ -14,13 +14,13 @@ import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
 
-from jaxcifar import parallel
+from jaxcifar import devices
 from jaxcifar.config import uses_device_pipeline
 from jaxcifar.data import device_pipeline
 from jaxcifar.data.batches import train_batches
 from jaxcifar.data.datasets import Split
 from jaxcifar.data.device_pipeline import Position, Resident
-from jaxcifar.layout import outputs_first, outputs_last
+from jaxcifar.kernels.kernel_order import outputs_first, outputs_last
 from jaxcifar.metrics import Sums
 from jaxcifar.steps import Program, TrainState
 
@@ -73,8 +73,8 @@ def create_feed(
     if uses_device_pipeline(config):
         return _from_device(config, program, split, first_step, num_steps, next_due)
     batches = train_batches(split, config, first_step=first_step, num_steps=num_steps)
-    calls = (Call(1, (batch,)) for batch in parallel.prefetch(batches))
-    return Feed(parallel.map_train_step(program.train_step), calls)
+    calls = (Call(1, (batch,)) for batch in devices.prefetch(batches))
+    return Feed(devices.map_train_step(program.train_step), calls)
 
 
 def by_step(sums: Sums) -> list[Sums]:
@@ -107,7 +107,7 @@ def _from_device(
     def one_step(
         state: TrainState, resident: Resident, order: jax.Array, position: Position
     ) -> tuple[TrainState, Sums, dict[str, Any]]:
-        batch = train_batch(resident, order, position, lax.axis_index(parallel.AXIS))
+        batch = train_batch(resident, order, position, lax.axis_index(devices.AXIS))
         return program.train_step(state, batch)
 
     def many_steps(
@@ -134,17 +134,17 @@ def _from_device(
         return unpack(state), dict(zip(names, table.T, strict=True)), layers
 
     def calls() -> Iterator[Call]:
-        resident = parallel.replicate(device_pipeline.as_resident(split))
+        resident = devices.replicate(device_pipeline.as_resident(split))
         orders = device_pipeline.Order(config.train.seed, split.size, batch_size, most)
         step, placed = first_step, None
         while step < num_steps:
             order, changed, position = orders.at(step)
             if changed:
-                placed = parallel.replicate(order)
+                placed = devices.replicate(order)
             steps = 1 if step == first_step else min(most, next_due(step) - step)
             yield Call(steps, (resident, placed, position, *([steps] if most > 1 else [])))
             step += steps
 
     if most > 1:
-        return Feed(parallel.map_train_step(many_steps, (0, 0, 0, None, None)), calls())
-    return Feed(parallel.map_train_step(one_step, (0, 0, 0, None)), calls())
+        return Feed(devices.map_train_step(many_steps, (0, 0, 0, None, None)), calls())
+    return Feed(devices.map_train_step(one_step, (0, 0, 0, None)), calls())

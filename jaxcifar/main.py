@@ -16,8 +16,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from jaxcifar import cli
 from jaxcifar.errors import InputError
+from jaxcifar.tools import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept [runs/<config name>].")
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _reproduce() -> None:
-    from jaxcifar.reproduce import reproduce
+    from jaxcifar.tools.reproduce import reproduce
 
     if _CONFIG.value or not _WORKDIR.value:
         raise InputError("--mode reproduce takes --workdir and no --config, which the run has")

@@ -1,7 +1,7 @@
 """What happens to one batch: pure functions, written for one device of many.
 
 `train_step` and `eval_step` see a device's share of the batch and average or sum over the device
-axis themselves; `parallel` maps them.
+axis themselves; `devices` maps them.
 """
 
 import dataclasses
@@ -19,16 +19,16 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from jaxcifar import models
+from jaxcifar.augment.pipeline import Augment, create_augment, normalize
+from jaxcifar.augment.test_time import averaged_logits
 from jaxcifar.config import Durations
-from jaxcifar.data.augment import Augment, create_augment, normalize
 from jaxcifar.data.datasets import DatasetInfo
-from jaxcifar.layer_statistics import layer_statistics
+from jaxcifar.devices import AXIS
 from jaxcifar.metrics import Sums, batch_sums, evaluation_sums
+from jaxcifar.metrics.layer_statistics import layer_statistics
 from jaxcifar.models import ternary
-from jaxcifar.optimizers import LossScale, all_finite, create_optimizer
-from jaxcifar.parallel import AXIS
-from jaxcifar.schedules import create_schedule, lowered
-from jaxcifar.tta import averaged_logits
+from jaxcifar.optim.optimizers import LossScale, all_finite, create_optimizer
+from jaxcifar.optim.schedules import create_schedule, lowered
 
 Batch = dict[str, jax.Array]
 Variables = dict[str, Any]

@@ -9,24 +9,25 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from jaxcifar import metrics, nonfinite, parallel, runtime
-from jaxcifar.checkpoint import Checkpoints, Progress, Restored
+from jaxcifar import devices, environment, metrics
 from jaxcifar.config import Durations, durations
+from jaxcifar.config.validation import validate
 from jaxcifar.data import datasets
 from jaxcifar.data.datasets import Split
 from jaxcifar.errors import StoppedError
 from jaxcifar.evaluate import Evaluator, Results
-from jaxcifar.failpoint import kill_at
 from jaxcifar.feed import by_step, create_feed
-from jaxcifar.lock import WriterLock
-from jaxcifar.manifest import check_config, check_data, record_end, record_start
-from jaxcifar.models import native
-from jaxcifar.nonfinite import NonFinite
-from jaxcifar.peers import Peers
+from jaxcifar.kernels import native
+from jaxcifar.reporting.writers import Throughput, Writers, describe
+from jaxcifar.resilience import nonfinite
+from jaxcifar.resilience.checkpoint import Checkpoints, Progress, Restored
+from jaxcifar.resilience.failpoints import kill_at
+from jaxcifar.resilience.lock import WriterLock
+from jaxcifar.resilience.manifest import check_config, check_data, record_end, record_start
+from jaxcifar.resilience.nonfinite import NonFinite
+from jaxcifar.resilience.peers import Peers
+from jaxcifar.resilience.signals import Signals
 from jaxcifar.steps import Program, TrainState, create_program
-from jaxcifar.stopping import Signals
-from jaxcifar.validation import validate
-from jaxcifar.writers import Throughput, Writers, describe
 
 
 class Run(NamedTuple):
@@ -74,21 +75,21 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
     validate(config)
     check_config(workdir, config, accept=accept_config_change)
     if config.train.deterministic:
-        runtime.make_deterministic()
+        environment.make_deterministic()
     with (
         Peers(config.train.distributed, config.train.peer_timeout_seconds) as peers,
         WriterLock(workdir, active=peers.process == 0) as lock,
         Signals() as signals,
     ):
-        parallel.meet()
+        devices.meet()
         return _train(config, workdir, lock, signals, peers)
 
 
 def _train(
     config: ConfigDict, workdir: Path, lock: WriterLock, signals: Signals, peers: Peers
 ) -> Results:
-    parallel.check_batch_size("train.batch_size", config.train.batch_size)
-    parallel.check_batch_size(
+    devices.check_batch_size("train.batch_size", config.train.batch_size)
+    devices.check_batch_size(
         "train.batch_size / train.accumulation_steps",
         config.train.batch_size // config.train.accumulation_steps,
     )
@@ -108,12 +109,12 @@ def _train(
             break
         except NonFinite as error:
             steps = Checkpoints(workdir / "checkpoints", create=False).steps()
-            saved = parallel.gather(max(steps, default=-1))[0]
+            saved = devices.gather(max(steps, default=-1))[0]
             factors = nonfinite.roll_back(config, workdir, factors, error, saved)
     # The run's checkpoints are closed, and so all on the disk.
     if jax.process_index() == 0:
         record_end(workdir, step, state, results)
-    parallel.meet()
+    devices.meet()
     return results
 
 
@@ -180,13 +181,13 @@ def _loop(
         next_due=length.next_due,
     )
     evaluator = Evaluator(config, program, run.splits)
-    state, progress = parallel.replicate(start.state), start.progress
+    state, progress = devices.replicate(start.state), start.progress
     step, in_flight, throughput = start.step, [], Throughput()
     peers.step = step
     if _stops(config, progress):
         writers.line(f"stopped early before step {start.step:,}")
         return evaluator(state), step, start.state
-    if signalled := max(parallel.gather(signals.received)):
+    if signalled := max(devices.gather(signals.received)):
         raise _stopped_by(signalled, step, length.num_steps)
 
     for call in feed.calls:
@@ -205,7 +206,7 @@ def _loop(
         if not (compiled or any(due) or signalled):
             continue
         for first_step, sums in in_flight:
-            done = by_step(parallel.fetch(sums))
+            done = by_step(devices.fetch(sums))
             nonfinite.check_steps(config, first_step, done, progress.skipped_steps, state)
             progress = progress.add(done)
         throughput.stop()
@@ -215,20 +216,20 @@ def _loop(
             scalars = metrics.summarize(progress.train_sums) if progress.train_sums else {}
             scalars["learning_rate"] = float(program.learning_rate(step - 1))
             if program.loss_scale:
-                scalars["loss_scale"] = float(parallel.fetch(state.loss_scale.scale))
+                scalars["loss_scale"] = float(devices.fetch(state.loss_scale.scale))
             if config.train.on_nonfinite == "skip":
                 scalars["skipped_steps"] = progress.skipped_steps
             seconds_left = None
             if rate := throughput.rate():
                 scalars["images_per_second"] = rate
                 seconds_left = (length.num_steps - step) * config.train.batch_size / rate
-            writers.train(step, scalars | parallel.memory(), seconds_left)
+            writers.train(step, scalars | devices.memory(), seconds_left)
             progress = dataclasses.replace(progress, train_sums={})
 
         if due.watch:
-            writers.layers(step, parallel.fetch(layers["statistics"]))
+            writers.layers(step, devices.fetch(layers["statistics"]))
             if config.log.histograms:
-                writers.histograms(step, *parallel.fetch((state.params, layers["gradients"])))
+                writers.histograms(step, *devices.fetch((state.params, layers["gradients"])))
 
         if due.evaluate:
             results = evaluator(state)
@@ -241,11 +242,11 @@ def _loop(
                 save = save or progress.best_step == step
 
         stop = due.evaluate and _stops(config, progress)
-        signalled = max(parallel.gather(signals.received))
+        signalled = max(devices.gather(signals.received))
         if signalled:
             kill_at("signalled")
         if save or stop or signalled:
-            fetched = parallel.fetch(state)
+            fetched = devices.fetch(state)
             nonfinite.check_state(step, fetched)
             checkpoints.save(step, fetched, progress)
         if stop:
@@ -257,12 +258,12 @@ def _loop(
             break
         if signalled and step < length.num_steps:
             _finish(config, checkpoints, writers, step)
-            parallel.meet()
+            devices.meet()
             raise _stopped_by(signalled, step, length.num_steps)
         throughput.start()
 
     results = results if start.step < length.num_steps else evaluator(state)
-    return results, step, parallel.fetch(state)
+    return results, step, devices.fetch(state)
 
 
 def _stops(config: ConfigDict, progress: Progress) -> bool:
@@ -319,4 +320,4 @@ def _headline(run: Run, state: TrainState) -> str:
 
 def _cpu_settings() -> list[str]:
     compiler = native.compiler() if jax.default_backend() == "cpu" else None
-    return runtime.in_effect() + ([f"convolutions by {compiler}"] if compiler else [])
+    return environment.in_effect() + ([f"convolutions by {compiler}"] if compiler else [])

@@ -12,9 +12,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from jaxcifar import cli
-from jaxcifar.data import archives
+from jaxcifar.data import cifar_archives
 from jaxcifar.errors import InputError
+from jaxcifar.tools import cli
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args()
     try:
-        for path in archives.prepare(args.source, args.data_dir):
+        for path in cifar_archives.prepare(args.source, args.data_dir):
             print(f"prepared: {path}")
     except (InputError, OSError) as error:
         if args.debug:

@@ -25,12 +25,12 @@ python=${PYTHON:-.venv/bin/python}
 code=0
 if ! grep -qs '"finished": true' "$out/benchmark/benchmark.json"; then
     # A task that fails there, without TensorFlow say, does not hold up the trainings.
-    "$python" scripts/benchmark.py --out "$out/benchmark" "${peer[@]}" ${BENCHMARK_FLAGS:-} || code=$?
+    "$python" scripts/benchmark/benchmark.py --out "$out/benchmark" "${peer[@]}" ${BENCHMARK_FLAGS:-} || code=$?
 fi
 for seed in 0 1 2; do
     "$python" -m jaxcifar.main --config "configs/resnet56.py${FORM:-}" --workdir "$out/resnet56_seed$seed" \
         --config.train.seed="$seed" "$@"
 done
 "$python" -m jaxcifar.main --config "configs/resnet18.py${FORM:-}" --workdir "$out/resnet18" "$@"
-"$python" -m jaxcifar.report --runs "$out"
+"$python" -m jaxcifar.tools.report --runs "$out"
 exit $code

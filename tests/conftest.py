@@ -8,22 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from .command_line import REPOSITORY, CommandLines, Done
-from .whole_run import RUN
+from tests.command_server import CommandLines, Done
+from tests.helpers import REPOSITORY, RUN, USERS_XLA_FLAGS
 
 # Before JAX starts. More threads than cores, or the fake devices' collectives can hang.
 _TWO_DEVICES = "--xla_force_host_platform_device_count=2"
-_USERS_FLAGS = os.environ.get("XLA_FLAGS", "")
-os.environ["XLA_FLAGS"] = f"{_USERS_FLAGS} {_TWO_DEVICES}".strip()
+os.environ["XLA_FLAGS"] = f"{USERS_XLA_FLAGS} {_TWO_DEVICES}".strip()
 os.environ.setdefault("NPROC", "16")
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests and the processes they start compile the same programs again and again.
 _CACHE = tempfile.TemporaryDirectory(prefix="jaxcifar_test_")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-
-# Options of `jax.jit` that halve the time to compile a network, for what is computed once.
-COMPILED_QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 @pytest.fixture(scope="session")
@@ -45,8 +41,7 @@ def as_on_a_gpu(monkeypatch):
 def tiny():
     """Adds the model "tiny" to those that a config can name."""
     from jaxcifar import models  # not before JAX may start
-
-    from .tiny import Tiny
+    from tests.tiny import Tiny
 
     models.register({"tiny": {}}, source="")(Tiny)
     yield
@@ -61,7 +56,7 @@ def start_main():
     """
 
     def start(*arguments: str, **variables: str) -> subprocess.Popen:
-        env = {**os.environ, "XLA_FLAGS": _USERS_FLAGS, **variables}
+        env = {**os.environ, "XLA_FLAGS": USERS_XLA_FLAGS, **variables}
         return subprocess.Popen(
             [sys.executable, "-m", "jaxcifar.main", *arguments],
             cwd=REPOSITORY,
@@ -79,7 +74,7 @@ def command_lines():
     """Runs command lines to their ends, on one device and without a network."""
     nowhere = "http://127.0.0.1:9"
     proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), nowhere)
-    with CommandLines(XLA_FLAGS=_USERS_FLAGS, **proxies) as server:
+    with CommandLines(XLA_FLAGS=USERS_XLA_FLAGS, **proxies) as server:
         yield server
 
 

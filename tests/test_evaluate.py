@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxcifar import metrics, parallel
-from jaxcifar.checkpoint import Progress, Restored
+from jaxcifar import devices, metrics
 from jaxcifar.config import default, durations
 from jaxcifar.data import datasets
 from jaxcifar.evaluate import Evaluator, _class_table, evaluate_run
+from jaxcifar.resilience.checkpoint import Progress, Restored
 from jaxcifar.steps import create_program
 
 
@@ -50,7 +50,7 @@ def test_every_example_counts_once_for_any_batch_size(trained, batch_size):
     config, program, state, splits = trained
     loss, accuracy = reference(program, state.variables(), splits["test"])
     evaluator = Evaluator(with_batch_size(config, batch_size), program, splits)
-    results = evaluator(parallel.replicate(state))
+    results = evaluator(devices.replicate(state))
     assert list(results) == ["test"]
     assert results["test"]["accuracy"] == accuracy
     assert results["test"]["loss"] == pytest.approx(loss, rel=1e-5)
@@ -61,7 +61,7 @@ def test_moving_averages_are_evaluated_beside_the_weights(trained):
     ema = jax.tree.map(lambda x: 0.5 * x, state.variables())
     loss, accuracy = reference(program, ema, splits["test"])
     evaluator = Evaluator(with_batch_size(config, 130), program, splits)
-    results = evaluator(parallel.replicate(state.replace(ema=ema)))
+    results = evaluator(devices.replicate(state.replace(ema=ema)))
     assert list(results) == ["test", "test_ema"]
     assert results["test_ema"]["accuracy"] == accuracy
     assert results["test_ema"]["loss"] == pytest.approx(loss, rel=1e-5)
@@ -77,7 +77,7 @@ def guess_step(variables, batch):
     """An eval_step that needs no network, and has a confidence of 0.75."""
     probabilities = jnp.eye(10) * 0.75 + (1 - jnp.eye(10)) * 0.25 / 9
     logits = jnp.log(probabilities)[guess(batch["label"])]
-    return lax.psum(metrics.evaluation_sums(logits, batch["label"], batch["mask"]), parallel.AXIS)
+    return lax.psum(metrics.evaluation_sums(logits, batch["label"], batch["mask"]), devices.AXIS)
 
 
 @pytest.mark.parametrize("batch_size", [130, 33])
@@ -85,7 +85,7 @@ def test_arrays_of_sums_add_up_over_devices_and_batches(trained, batch_size):
     config, program, state, splits = trained
     program = dataclasses.replace(program, eval_step=guess_step)
     evaluator = Evaluator(with_batch_size(config, batch_size), program, splits)
-    total = evaluator.totals(parallel.replicate(state))
+    total = evaluator.totals(devices.replicate(state))
     labels = splits["test"].labels
     expected = np.zeros((10, 10))
     np.add.at(expected, (labels, guess(labels)), 1)
@@ -128,7 +128,7 @@ def test_predictions_are_the_logits_of_every_image_in_order(trained, batch_size)
     config, program, state, splits = trained
     averages = jax.tree.map(lambda x: 0.5 * x, state.variables())
     evaluator = Evaluator(with_batch_size(config, batch_size), program, splits)
-    found = evaluator.predictions(parallel.replicate(state.replace(ema=averages)))
+    found = evaluator.predictions(devices.replicate(state.replace(ema=averages)))
     assert list(found) == ["test_logits", "test_labels", "test_ema_logits", "test_ema_labels"]
     split, keywords = splits["test"], program.eval_step.keywords
     apply = jax.jit(partial(keywords["model"].apply, train=False))
@@ -147,7 +147,7 @@ def test_a_table_of_classes_has_rows_of_ten_and_gaps():
 def test_a_split_on_the_device_is_evaluated_as_one_from_the_host(trained):
     config, program, state, splits = trained
     config = with_batch_size(config, 48)
-    state = parallel.replicate(state)
+    state = devices.replicate(state)
     one = Evaluator(config, program, splits).totals(state)["test"]
     config.dataset.pipeline = "tf"
     other = Evaluator(config, program, splits).totals(state)["test"]

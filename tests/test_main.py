@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 import jaxcifar.main
-
-from .conftest import REPOSITORY
+from tests.helpers import REPOSITORY
 
 
 def test_help_is_quick_and_imports_no_framework():

@@ -12,13 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxcifar import metrics
+from jaxcifar.augment import mixing
 from jaxcifar.config import Durations, default, durations
-from jaxcifar.data import archives, device_pipeline, mixing, positions
+from jaxcifar.config.validation import validate
+from jaxcifar.data import cifar_archives, device_pipeline, streams
 from jaxcifar.data.datasets import Split, hold_out
+from jaxcifar.environment import import_tensorflow
 from jaxcifar.errors import InputError
-from jaxcifar.runtime import import_tensorflow
-from jaxcifar.schedules import create_schedule
-from jaxcifar.validation import validate
+from jaxcifar.optim.schedules import create_schedule
 
 tries = settings(
     derandomize=True,
@@ -208,10 +209,10 @@ def test_epochs_on_the_device_are_permutations(size, batch_size, max_steps, seed
 @given(st.integers(1, 100), st.integers(1, 64), seeds)
 def test_epochs_of_the_host_are_permutations(size, batch_size, seed):
     tf = import_tensorflow()
-    key = positions.stream_key(seed, "order")
+    key = streams.stream_key(seed, "order")
     steps = range(0, 3 * size, batch_size)
     stream = [
-        positions.shuffled(tf.range(start, start + batch_size, dtype=tf.int64), size, key).numpy()
+        streams.shuffled(tf.range(start, start + batch_size, dtype=tf.int64), size, key).numpy()
         for start in steps
     ]
     assert_permutations(np.concatenate(stream), size)
@@ -270,7 +271,7 @@ def test_mixed_targets_are_the_shares_of_the_images(seed):
 
 
 @tries
-@given(st.sampled_from(archives.FORMATS), st.integers(1, 4), seeds, st.data())
+@given(st.sampled_from(cifar_archives.FORMATS), st.integers(1, 4), seeds, st.data())
 def test_records_are_read_as_written_and_never_in_part(fmt, count, seed, data):
     random = np.random.RandomState(seed)
     labels = [random.randint(0, limit, (count, 1)) for limit in fmt.label_limits]
@@ -279,12 +280,12 @@ def test_records_are_read_as_written_and_never_in_part(fmt, count, seed, data):
     name = next(iter(fmt.records))
     digest = hashlib.sha256(record).hexdigest()
     small = dataclasses.replace(fmt, records={name: count}, sha256={name: digest})
-    archives.verify(small, name, record)
+    cifar_archives.verify(small, name, record)
     length = data.draw(st.integers(0, len(record) - 1))
     with pytest.raises(InputError, match=f"{name}: {length} bytes"):
-        archives.verify(small, name, record[:length])
+        cifar_archives.verify(small, name, record[:length])
     column = data.draw(st.integers(0, len(labels) - 1))
     wrong = bytearray(record)
     wrong[column] = data.draw(st.integers(fmt.label_limits[column], 255))
     with pytest.raises(InputError, match=f"{name}: record 0 has label {wrong[column]}"):
-        archives.verify(small, name, bytes(wrong))
+        cifar_archives.verify(small, name, bytes(wrong))

@@ -7,12 +7,13 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxcifar import parallel
+from jaxcifar import devices
+from jaxcifar.augment import pipeline
 from jaxcifar.config import default, durations
-from jaxcifar.data import augment, datasets
-from jaxcifar.data.tf_pipeline import train_batches
+from jaxcifar.config.validation import validate
+from jaxcifar.data import datasets
+from jaxcifar.data.host_pipeline import train_batches
 from jaxcifar.steps import create_program, create_state, train_step
-from jaxcifar.validation import validate
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -37,7 +38,7 @@ def batch(size=8, shape=(4, 4, 3), classes=3, seed=0):
 def test_normalized_images_have_mean_zero_and_deviation_one():
     images = np.random.RandomState(0).randint(0, 256, (64, 8, 8, 3), np.uint8)
     pixels = images.reshape(-1, 3) / 255
-    result = augment.normalize(jnp.array(images), tuple(pixels.mean(0)), tuple(pixels.std(0)))
+    result = pipeline.normalize(jnp.array(images), tuple(pixels.mean(0)), tuple(pixels.std(0)))
     assert result.dtype == jnp.float32
     np.testing.assert_allclose(result.mean((0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(result.std((0, 1, 2)), 1, rtol=1e-5)
@@ -51,7 +52,7 @@ def linear_step(data, devices=2, optimizer=None, state_fields=(), **fields):
     state = create_state(model, optimizer, (4, 4, 3), seed=0, **dict(state_fields))
 
     def normalize(key, device, images, labels, mask):
-        return augment.normalize(images, (0.5,) * 3, (0.25,) * 3), None
+        return pipeline.normalize(images, (0.5,) * 3, (0.25,) * 3), None
 
     step = jax.pmap(
         partial(
@@ -135,7 +136,7 @@ def test_each_part_of_a_batch_updates_the_statistics():
     data = next(
         train_batches(split, config.augment, batch_size=32, seed=0, first_step=0, num_steps=1)
     )
-    step = jax.pmap(built.train_step, axis_name=parallel.AXIS, devices=jax.devices()[:1])
+    step = jax.pmap(built.train_step, axis_name=devices.AXIS, devices=jax.devices()[:1])
     state = jax.tree.map(lambda x: x[None], built.create_state())
     after, _, _ = step(state, jax.tree.map(lambda x: x[None], data))
     keywords = built.train_step.keywords
@@ -222,7 +223,7 @@ def run(built, devices, steps=4):
     """The state and the losses after some steps on the first `devices` devices."""
     config, built = built
     split = datasets.load(config.dataset)["train"]
-    step = jax.pmap(built.train_step, axis_name=parallel.AXIS, devices=jax.devices()[:devices])
+    step = jax.pmap(built.train_step, axis_name=devices.AXIS, devices=jax.devices()[:devices])
     state = jax.tree.map(lambda x: jnp.stack([x] * devices), built.create_state())
     losses = []
     for data in train_batches(
@@ -293,13 +294,13 @@ def test_float16_follows_float32(one_device):
 def test_the_old_state_is_donated():
     config, built = program()
     split = datasets.load(config.dataset)["train"]
-    batches = parallel.prefetch(
+    batches = devices.prefetch(
         train_batches(split, config.augment, batch_size=32, seed=0, first_step=0, num_steps=1)
     )
-    before = parallel.replicate(built.create_state())
-    after, _, _ = parallel.map_train_step(built.train_step)(before, next(batches))
+    before = devices.replicate(built.create_state())
+    after, _, _ = devices.map_train_step(built.train_step)(before, next(batches))
     assert all(x.is_deleted() for x in jax.tree.leaves(before))
-    assert int(parallel.fetch(after).step) == 1
+    assert int(devices.fetch(after).step) == 1
 
 
 def test_the_model_gets_the_configs_fields():

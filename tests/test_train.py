@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 
 from jaxcifar import train as train_module
-from jaxcifar.checkpoint import Checkpoints
 from jaxcifar.config import default, durations
 from jaxcifar.data import datasets
 from jaxcifar.errors import InputError
 from jaxcifar.evaluate import evaluate_run
+from jaxcifar.resilience.checkpoint import Checkpoints
 from jaxcifar.steps import create_program
 from jaxcifar.train import train
-
-from .conftest import REPOSITORY
+from tests.helpers import REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("tiny")
 

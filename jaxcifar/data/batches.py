@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import jax
 from ml_collections import ConfigDict
 
-from jaxcifar.data import image_folder, tf_pipeline
+from jaxcifar.data import host_pipeline, image_folder
 from jaxcifar.data.datasets import Split
 from jaxcifar.data.image_folder import FolderSplit
-from jaxcifar.data.positions import Batch
+from jaxcifar.data.streams import Batch
 
 
 def train_batches(
@@ -43,7 +43,7 @@ def train_batches(
             area=(config.augment.crop_area, 1.0),
             on_bad_image=config.dataset.on_bad_image,
         )
-    return tf_pipeline.train_batches(split, config.augment, **common)
+    return host_pipeline.train_batches(split, config.augment, **common)
 
 
 def eval_batches(
@@ -68,4 +68,4 @@ def eval_batches(
             image_size=config.dataset.image_size,
             on_bad_image=config.dataset.on_bad_image,
         )
-    return tf_pipeline.eval_batches(split, **common)
+    return host_pipeline.eval_batches(split, **common)

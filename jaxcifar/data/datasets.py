@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from jaxcifar import errors
 from jaxcifar.data import image_folder
 from jaxcifar.data.image_folder import FolderSplit
+from jaxcifar.environment import import_tensorflow
 from jaxcifar.errors import InputError
-from jaxcifar.runtime import import_tensorflow
 
 
 class Split(NamedTuple):

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
 
-from jaxcifar.data import augment
+from jaxcifar.augment import pipeline
 from jaxcifar.data.datasets import Split
 
 Batch = dict[str, jax.Array]
@@ -110,10 +110,10 @@ def train_batch(
         keys = jax.vmap(partial(jax.random.fold_in, _stream(seed, "crop")))(epoch)
         crop_keys, flip_keys = jnp.split(jax.vmap(jax.random.split)(fold(keys, place)), 2, axis=1)
         if config.crop_padding:
-            corner = partial(augment.crop_corner, padding=config.crop_padding)
+            corner = partial(pipeline.crop_corner, padding=config.crop_padding)
             # Or XLA on a GPU draws it again for every pixel.
             corners = lax.optimization_barrier(jax.vmap(corner)(crop_keys[:, 0]))
-            crop = partial(augment.crop, padding=config.crop_padding)
+            crop = partial(pipeline.crop, padding=config.crop_padding)
             images = jax.vmap(crop)(corners, images)
         if config.horizontal_flip:
             if config.alternating_flip:

@@ -23,9 +23,9 @@ import numpy as np
 from absl import logging
 
 from jaxcifar import errors
-from jaxcifar.data.positions import Batch, random_words, shuffled, stream_key
+from jaxcifar.data.streams import Batch, random_words, shuffled, stream_key
+from jaxcifar.environment import import_tensorflow
 from jaxcifar.errors import InputError
-from jaxcifar.runtime import import_tensorflow
 
 _EXTENSIONS = (".jpeg", ".jpg", ".png")
 _LAYOUT = "ROOT/train/CLASS/*.JPEG and ROOT/val/CLASS/*.JPEG"

@@ -21,9 +21,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxcifar.errors import InputError
-from jaxcifar.models import dense_block, register
-from jaxcifar.models.batch_norm import Statistics
-from jaxcifar.models.dense_block import DenseLayer
+from jaxcifar.kernels import dense_block
+from jaxcifar.kernels.batch_norm import Statistics
+from jaxcifar.kernels.dense_block import DenseLayer
+from jaxcifar.models import register
 from jaxcifar.models.layers import (
     check_choice,
     check_images,

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxcifar.errors import InputError
-from jaxcifar.models import convolution
-from jaxcifar.models.batch_norm import BatchNorm
+from jaxcifar.kernels import convolution
+from jaxcifar.kernels.batch_norm import BatchNorm
 
 # Uniform within 1 / sqrt(fan-in), as torch.nn.Linear.
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

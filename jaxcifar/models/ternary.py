@@ -2,7 +2,7 @@
 
 The latent weights are the parameters: float32 kernels like those of a float network, which the
 optimizer updates by the gradient of the ternary ones. So the weights of a float network can start
-one of TWN (`jaxcifar.export`, to a file and from it); TTQ's scales are parameters of their own.
+one of TWN (`jaxcifar.tools.export`, to a file and from it); TTQ's scales are parameters of their own.
 """
 
 from functools import partial
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
-from jaxcifar.models import convolution
+from jaxcifar.kernels import convolution
 from jaxcifar.models.layers import Conv, Layer, he_normal_fan_out
 
 # The collection in which a layer leaves how many of its weights are at -1, 0 and 1.

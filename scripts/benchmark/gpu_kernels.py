@@ -1,0 +1,142 @@
+"""Compiles training for an NVIDIA GPU that need not be there, and counts the kernels of a step.
+
+    pip install --no-deps jax-cuda13-plugin==JAX jax-cuda13-pjrt==JAX   # JAX: the version of jax
+    python scripts/benchmark/gpu_kernels.py --models resnet20@128 resnet18@512 --hlo DIRECTORY
+
+The small networks are bound by the launches of their kernels, which this shows on any machine.
+Prints a table in Markdown: the kernels of a step within a call of many, those of them that
+convolve and that only copy, and the memory that XLA plans beside the call's arguments. What it
+cannot show is time, and XLA chooses among algorithms without having tried them (autotuning is off).
+"""
+
+import argparse
+import collections
+import os
+import re
+from pathlib import Path
+from unittest import mock
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # there is no CUDA to check
+os.environ["XLA_FLAGS"] = "--xla_gpu_autotune_level=0"
+
+import jax
+import numpy as np
+from benchmark import model_and_batch_size
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxcifar import devices
+from jaxcifar.config import default, durations
+from jaxcifar.config.validation import validate
+from jaxcifar.data import datasets, device_pipeline
+from jaxcifar.data.datasets import Split
+from jaxcifar.feed import create_feed
+from jaxcifar.steps import create_program
+
+_STEPS = 10**6
+# As XLA describes an H100 that it finds, its GpuTargetConfigProto; the versions are chosen.
+_H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_core: 233472
+  threads_per_core_limit: 2048
+  core_count: 132
+  fpus_per_core: 128
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000
+  l2_cache_size: 52428800
+  clock_rate_ghz: 1.98
+  device_memory_size: 84942979072
+  shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 minor: 0 }
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 8 patch: 0 }
+runtime_version { major: 13 minor: 0 patch: 0 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+_NO_KERNELS = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all"}
+
+
+def compile_training(model: str, batch_size: int, precision: str) -> jax.stages.Compiled:
+    """Returns a call of many steps on CIFAR-10, compiled for one H100."""
+    config = default()
+    config.model.name, config.train.precision = model, precision
+    config.train.batch_size, config.train.num_steps = batch_size, _STEPS
+    validate(config)
+    info = datasets.info(config.dataset)
+    program = create_program(config, info, durations(config, info.train_size))
+    split = Split(
+        np.zeros((info.train_size, *info.image_shape), np.uint8),
+        np.zeros(info.train_size, np.int32),
+    )
+    with mock.patch.object(devices, "map_train_step", lambda step, in_axes: step):
+        feed = create_feed(
+            config,
+            program,
+            split,
+            first_step=0,
+            num_steps=_STEPS,
+            next_due=lambda step: _STEPS,
+        )
+    order, _, position = device_pipeline.Order(0, split.size, batch_size, 100).at(0)
+    resident = device_pipeline.as_resident(split)
+    arguments = jax.eval_shape(program.create_state), resident, order, position, np.int32(1)
+
+    topology = topologies.get_topology_desc("", "cuda", target_config=_H100, topology="1x1x1")
+    mesh, spec = Mesh(np.array(topology.devices), (devices.AXIS,)), PartitionSpec()
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
+        arguments,
+    )
+    call = jax.shard_map(feed.train_call, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    return jax.jit(call, donate_argnums=0).lower(*shapes).compile()
+
+
+def kernels_in_loop(hlo: str) -> collections.Counter:
+    """Counts the kernels in the largest loop of a compiled program.
+
+    Returns:
+      The number of each kind of instruction; of cuDNN's calls as "convolution".
+    """
+    bodies = dict(re.findall(r"^%?([\w.-]+) \(.*?\) -> .*? \{\n(.*?)^\}", hlo, re.S | re.M))
+    loop = max((bodies[name] for name in re.findall(r" while\(.*body=%?([\w.-]+)", hlo)), key=len)
+    loop = re.sub(r"custom-call(\(.*custom_call_target=\"__cudnn\$conv)", r"convolution\1", loop)
+    kinds = re.findall(r"^\s*(?:ROOT )?%?[\w.-]+ = (?:\(.*?\)|\S+) ([\w-]+)\(", loop, re.M)
+    return collections.Counter(kind for kind in kinds if kind not in _NO_KERNELS)
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    known = [("resnet20", 128), ("resnet56", 128), ("resnet18", 512), ("densenet_bc_100_12", 64)]
+    parser.add_argument("--models", nargs="+", type=model_and_batch_size, default=known)
+    parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--hlo", type=Path, help="directory for the compiled programs, as text")
+    args = parser.parse_args()
+    print(f"jax {jax.__version__}, {args.precision}\n")
+    print("| configuration | kernels a step | convolutions | copies | memory, MiB |")
+    print("| --- | --- | --- | --- | --- |")
+    for model, batch_size in args.models:
+        with mock.patch("jax.default_backend", lambda: "gpu"):
+            compiled = compile_training(model, batch_size, args.precision)
+        if args.hlo:
+            args.hlo.mkdir(parents=True, exist_ok=True)
+            (args.hlo / f"{model}.txt").write_text(compiled.as_text())
+        kinds = kernels_in_loop(compiled.as_text())
+        memory = compiled.memory_analysis().temp_size_in_bytes >> 20
+        row = (f"{model}@{batch_size}", kinds.total(), kinds["convolution"], kinds["copy"], memory)
+        print(f"| {' | '.join(map(str, row))} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

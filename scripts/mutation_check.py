@@ -1,0 +1,235 @@
+"""Breaks a copy of the code in many ways, one at a time, and looks whether the tests turn red.
+
+    python scripts/mutation_check.py            # all, some ten minutes
+    python scripts/mutation_check.py EMA order  # those with one of these words in their name
+
+It first runs the tests on the code as it is. Exit code 1 if they fail there, or stay green anywhere
+else.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Sabotage(NamedTuple):
+    """What replaces a text that stands once in a file of jaxcifar/, and the test to notice it."""
+
+    name: str
+    file: str
+    text: str
+    instead: str
+    test: str
+
+
+_RESUME = "resilience/test_nonfinite.py::test_skipped_steps_are_counted_across_a_restart"
+_RESTORED = "devices.replicate(start.state), start.progress"
+_POSITION = "orders.at(step)"
+
+
+def _restored(state: str, progress: str = "") -> str:
+    changed = f"dataclasses.replace(start.progress, {progress})" if progress else "start.progress"
+    return f"devices.replicate(start.state.replace({state})), {changed}"
+
+
+_ALL = [
+    Sabotage(
+        "optimizer state not restored",
+        "train.py",
+        _RESTORED,
+        _restored("opt_state=jax.tree.map(lambda x: 0 * x, start.state.opt_state)"),
+        _RESUME,
+    ),
+    Sabotage(
+        "BatchNorm statistics reset",
+        "train.py",
+        _RESTORED,
+        _restored("batch_stats=program.create_state().batch_stats"),
+        _RESUME,
+    ),
+    Sabotage("EMA lost", "train.py", _RESTORED, _restored("ema=start.state.variables()"), _RESUME),
+    Sabotage(
+        "step and schedule restarted",
+        "train.py",
+        _RESTORED,
+        _restored("step=0 * start.state.step"),
+        _RESUME,
+    ),
+    Sabotage(
+        "best metric lost",
+        "train.py",
+        _RESTORED,
+        _restored("", "best_step=0, best_score=None, reference_score=None"),
+        _RESUME,
+    ),
+    Sabotage(
+        "skipped steps forgotten",
+        "train.py",
+        _RESTORED,
+        _restored("", "skipped_steps=0"),
+        _RESUME,
+    ),
+    Sabotage(
+        "parameters cast to bfloat16",
+        "train.py",
+        _RESTORED,
+        _restored(
+            "params=jax.tree.map(lambda x: x.astype('bfloat16').astype('float32'),"
+            " start.state.params)"
+        ),
+        _RESUME,
+    ),
+    Sabotage(
+        "a leaf zeroed",
+        "train.py",
+        _RESTORED,
+        _restored(
+            "params={**start.state.params, 'head':"
+            " jax.tree.map(lambda x: 0 * x, start.state.params['head'])}"
+        ),
+        _RESUME,
+    ),
+    Sabotage(
+        "order replayed at resume", "feed.py", _POSITION, "orders.at(step - first_step)", _RESUME
+    ),
+    Sabotage(
+        "position off by one at resume",
+        "feed.py",
+        _POSITION,
+        "orders.at(step + (first_step > 0))",
+        _RESUME,
+    ),
+    Sabotage(
+        "a skipped update's statistics kept",
+        "steps.py",
+        "new = jax.tree.map(partial(jnp.where, finite), new, state)",
+        "new = state.replace(batch_stats=new.batch_stats)",
+        "resilience/test_nonfinite.py::test_a_skipped_update_is_left_out_as_a_whole",
+    ),
+    Sabotage(
+        "statistics that are not finite unseen",
+        "steps.py",
+        'all_finite((sums["loss"], new))',
+        'all_finite((sums["loss"], new.params))',
+        "resilience/test_nonfinite.py::test_a_number_that_is_not_finite_is_counted_wherever_it_is",
+    ),
+    Sabotage(
+        "state saved unseen",
+        "train.py",
+        "nonfinite.check_state(step, fetched)",
+        "pass",
+        "resilience/test_nonfinite.py::test_what_is_saved_is_looked_at_again",
+    ),
+    Sabotage(
+        "rollback not recorded",
+        "resilience/nonfinite.py",
+        "update(workdir, rollbacks=",
+        "dict(workdir=workdir, rollbacks=",
+        "resilience/test_nonfinite.py::test_rollbacks_are_bounded_and_add_up",
+    ),
+    Sabotage(
+        "order changed",
+        "data/device_pipeline.py",
+        '_stream(seed, "order")',
+        '_stream(seed, "crop")',
+        "data/test_positions.py::test_the_device_pipeline_is_the_same_however_it_is_divided",
+    ),
+    Sabotage(
+        "mirrors tied to crops",
+        "data/device_pipeline.py",
+        "(flip_keys[:, 0])",
+        "(crop_keys[:, 0])",
+        "data/test_positions.py::test_the_device_pipeline_is_the_same_however_it_is_divided",
+    ),
+    Sabotage(
+        "tf.data's position off by one",
+        "data/host_pipeline.py",
+        "positions = step * batch_size",
+        "positions = 1 + step * batch_size",
+        "data/test_positions.py::test_tf_data_is_the_same_in_two_processes",
+    ),
+    Sabotage(
+        "erasing tied to cutout",
+        "augment/pipeline.py",
+        "keys(2)",
+        "keys(1)",
+        "augment/test_pipeline.py::test_every_augmentation_has_a_key_of_its_own",
+    ),
+    Sabotage(
+        "a killed process unnoticed",
+        "resilience/peers.py",
+        'self._give_up(other, "was killed or has crashed")',
+        "pass",
+        "runs/test_processes.py::test_where_the_first_process_is_killed_the_other_says_so",
+    ),
+    Sabotage(
+        "loss not masked",
+        "metrics/__init__.py",
+        "jnp.sum(loss, where=mask)",
+        "jnp.sum(loss)",
+        "metrics/test_classification.py",
+    ),
+    Sabotage(
+        "any config goes on",
+        "resilience/manifest.py",
+        "refused = never if accept else changes",
+        "refused = never",
+        "resilience/test_manifest.py::test_each_field_may_change_as_its_class_says",
+    ),
+    Sabotage(
+        "labels left out of the fingerprint",
+        "data/datasets.py",
+        "for array in self:",
+        "for array in self[:1]:",
+        "resilience/test_manifest.py::test_fingerprints_see_pixels_labels_order_and_shape",
+    ),
+]
+
+
+def main() -> None:
+    """Prints a line for each sabotage."""
+    chosen = [s for s in _ALL if not sys.argv[1:] or any(w in s.name for w in sys.argv[1:])]
+    unharmed = _is_green(*sorted({sabotage.test for sabotage in chosen}))
+    print(f"{'green' if unharmed else 'RED':6}  the code as it is", flush=True)
+    unnoticed = 0
+    for sabotage in chosen if unharmed else ():
+        green = _is_green(sabotage.test, sabotage=sabotage)
+        unnoticed += green
+        print(f"{'GREEN' if green else 'red':6}  {sabotage.name}  ({sabotage.test})", flush=True)
+    sys.exit(1 if unnoticed or not unharmed else 0)
+
+
+def _is_green(*tests: str, sabotage: Sabotage | None = None) -> bool:
+    """Whether tests pass in a copy of the tree, sabotaged or not."""
+    with tempfile.TemporaryDirectory(prefix="jaxcifar_sabotage_") as copy:
+        for name in "jaxcifar", "tests", "configs", "pyproject.toml":
+            source, target = ROOT / name, Path(copy) / name
+            shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+        if sabotage:
+            file = Path(copy) / "jaxcifar" / sabotage.file
+            code = file.read_text()
+            if code.count(sabotage.text) != 1:
+                sys.exit(
+                    f"error: {sabotage.name}: {sabotage.file} has {sabotage.text!r} "
+                    f"{code.count(sabotage.text)} times; adjust scripts/mutation_check.py"
+                )
+            file.write_text(code.replace(sabotage.text, sabotage.instead))
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", *(f"tests/{test}" for test in tests)],
+            cwd=copy,
+            env={**os.environ, "PYTHONPATH": copy},
+            stdout=subprocess.DEVNULL,
+        )
+    if done.returncode not in (0, 1):  # neither passed nor failed, as where a test is not found
+        sys.exit(f"error: pytest ended with {done.returncode} for {' '.join(tests)}")
+    return done.returncode == 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxcifar.kernels import convolution, native
+
+# Images' size, channels in and out, kernel and stride: all kinds that the networks have.
+SHAPES = [
+    (8, 3, 16, 3, 1),
+    (8, 16, 32, 3, 2),
+    (9, 16, 32, 3, 2),
+    (8, 16, 16, 3, 1),
+    (9, 16, 16, 3, 1),
+    (8, 48, 12, 3, 1),
+    (9, 48, 12, 3, 1),
+    (8, 16, 8, 1, 1),
+    (8, 16, 32, 1, 2),
+    (9, 16, 32, 1, 2),
+    (16, 3, 8, 7, 2),
+    (17, 3, 8, 7, 2),
+    (1, 8, 8, 3, 2),
+]
+# What the compiled ones take in pieces or with fewer products: wide, narrow, of many channels.
+MORE_SHAPES = [
+    (32, 16, 16, 3, 1),
+    (33, 20, 40, 3, 1),
+    (4, 70, 100, 3, 1),
+    (8, 32, 36, 3, 1),
+    (12, 130, 50, 3, 1),
+    (5, 40, 12, 3, 2),
+    (2, 33, 80, 3, 1),
+    (7, 300, 48, 1, 1),
+    (15, 5, 65, 7, 2),
+]
+DIMENSIONS = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
+
+@pytest.fixture(params=["native", "xla"])
+def kind(request, monkeypatch):
+    """Each of the two that there are."""
+    if request.param == "xla":
+        monkeypatch.setattr(native, "compiler", lambda: None)
+    elif native.compiler() is None:
+        pytest.skip("no C++ compiler")
+    return request.param
+
+
+def plain(x, kernel, strides, padding):
+    return lax.conv_general_dilated(x, kernel, strides, padding, **DIMENSIONS)
+
+
+def normal(*shape, seed=0, dtype=np.float32):
+    return np.random.RandomState(seed).normal(size=shape).astype(dtype)
+
+
+def value_and_gradients(function, x, kernel, *settings):
+    y, pull = jax.vjp(lambda x, kernel: function(x, kernel, *settings), x, kernel)
+    return y, *pull(jnp.asarray(normal(*y.shape, seed=2), y.dtype))
+
+
+def assert_equal(found, expected, tolerance):
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        assert one.shape == other.shape
+        assert abs(one - other).max() <= tolerance * abs(other).max()
+
+
+@pytest.mark.parametrize("size, width_in, width, taps, stride", SHAPES + MORE_SHAPES)
+@pytest.mark.parametrize("dtype, tolerance", [(np.float32, 1e-5), (np.float64, 1e-13)])
+def test_values_and_gradients_are_those_of_lax(
+    kind, size, width_in, width, taps, stride, dtype, tolerance
+):
+    settings = (stride, stride), [(taps // 2, taps // 2)] * 2
+    with jax.enable_x64(True):
+        x = jnp.asarray(normal(4, size, size, width_in), dtype)
+        kernel = jnp.asarray(normal(taps, taps, width_in, width, seed=1), dtype)
+
+        def both(x, kernel):
+            found = value_and_gradients(convolution.conv_general_dilated, x, kernel, *settings)
+            return found, value_and_gradients(plain, x, kernel, *settings)
+
+        found, expected = jax.jit(both)(x, kernel)
+        assert_equal(found, expected, tolerance)
+        if kind == "native":
+            assert "jaxcifar_kernel_gradient" in jax.jit(both).lower(x, kernel).as_text()
+
+
+@pytest.mark.parametrize("batch", [1, 17, 40])
+@pytest.mark.parametrize(
+    "size, width_in, width, taps", [(6, 12, 20, 3), (6, 12, 20, 1), (9, 33, 40, 3)]
+)
+def test_other_paddings_and_batches(kind, batch, size, width_in, width, taps):
+    x, kernel = normal(batch, size, size + 3, width_in), normal(taps, taps, width_in, width, seed=1)
+    for settings in [
+        ((1, 2), ((0, 2), (1, 0))),
+        ((2, 1), ((2, 1), (0, 0))),
+        ((1, 1), ((2, 0), (0, 2))),
+    ]:
+        found = value_and_gradients(convolution.conv_general_dilated, x, kernel, *settings)
+        assert_equal(found, value_and_gradients(plain, x, kernel, *settings), 1e-5)
+
+
+def test_a_sum_counted_by_hand(kind):
+    x = np.arange(1, 10, dtype=np.float32).reshape(1, 3, 3, 1)
+    kernel = np.zeros((3, 3, 1, 2), np.float32)
+    kernel[0, 1, 0, 0] = 1  # the pixel above
+    kernel[1, 2, 0, 1] = 10  # the pixel to the right
+    y, dx, dkernel = value_and_gradients(
+        lambda *arrays: convolution.conv_general_dilated(*arrays, (1, 1), ((1, 1), (1, 1))),
+        x,
+        kernel,
+    )
+    assert y[0, ..., 0].tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 6]]
+    assert y[0, ..., 1].tolist() == [[20, 30, 0], [50, 60, 0], [80, 90, 0]]
+    dy = normal(1, 3, 3, 2, seed=2)[0]
+    assert dx[0, 0, 0, 0] == dy[1, 0, 0]
+    np.testing.assert_allclose(dx[0, 0, 1, 0], dy[1, 1, 0] + 10 * dy[0, 0, 1], rtol=1e-6)
+    np.testing.assert_allclose(dkernel[0, 0, 0, 0], (dy[1:, 1:, 0] * x[0, :2, :2, 0]).sum(), 1e-6)
+
+
+def test_half_precision_is_xlas():
+    x, kernel = (
+        jnp.asarray(array, jnp.bfloat16) for array in (normal(2, 8, 8, 4), normal(3, 3, 4, 8))
+    )
+    settings = (1, 1), ((1, 1), (1, 1))
+    found = value_and_gradients(convolution.conv_general_dilated, x, kernel, *settings)
+    assert_equal(found, value_and_gradients(plain, x, kernel, *settings), 1e-2)
+
+
+def test_several_kernels_at_once(kind):
+    x, kernels = normal(4, 6, 6, 3), normal(5, 3, 3, 3, 8)
+    settings = (1, 1), ((1, 1), (1, 1))
+
+    def at_once(function):
+        def one(kernel):
+            return value_and_gradients(function, x, kernel, *settings)
+
+        return jax.jit(jax.vmap(one))(kernels)
+
+    assert_equal(at_once(convolution.conv_general_dilated), at_once(plain), 1e-5)
+
+
+def orders_in_loops(function):
+    """The dimensions' orders of the convolutions in the loop bodies of a small network's program.
+
+    Each turn of the loop takes a gradient step, through strides, a 1x1 kernel and 3x3 kernels of
+    few channels and of many.
+    """
+    shapes = [(3, 3, 4, 8), (1, 1, 8, 64), (3, 3, 64, 64), (3, 3, 64, 4)]
+    kernels = [jnp.asarray(normal(*shape)) for shape in shapes]
+    strides = [2, 2, 1, 1]
+    x = normal(4, 16, 16, 4)
+
+    def loss(kernels):
+        y = x
+        for kernel, stride in zip(kernels, strides, strict=True):
+            pad = kernel.shape[0] // 2
+            y = jnp.tanh(function(y, kernel, (stride, stride), [(pad, pad)] * 2))
+        return jnp.mean(y)
+
+    def turn(_, kernels):
+        grads = jax.grad(loss)(kernels)
+        return jax.tree.map(lambda kernel, grad: kernel - grad, kernels, grads)
+
+    program = jax.jit(lambda kernels, turns: lax.fori_loop(0, turns, turn, kernels))
+    text = program.lower(kernels, 3).compile().as_text()
+    entry = text[text.index("\nENTRY") :]
+    assert " convolution(" not in entry
+    return set(re.findall(r" convolution\(.*dim_labels=(\S+?)[,\s]", text))
+
+
+def test_no_convolution_in_a_loop_is_out_of_order(kind):
+    in_order = {"b01f_01io->b01f"}
+    expected = set() if kind == "native" else in_order
+    assert orders_in_loops(convolution.conv_general_dilated) == expected
+    # What it is there for: without it there are others.
+    assert orders_in_loops(plain) > in_order
+
+
+def test_it_is_the_cpus():
+    assert convolution.for_backend() is convolution.conv_general_dilated

@@ -1,0 +1,133 @@
+import csv
+
+import pytest
+
+from jaxcifar.reporting import writers
+from jaxcifar.reporting.writers import Throughput, Writers, describe, duration
+
+
+def open_writers(tmp_path, first_step=0, **kwargs):
+    arguments = {"num_steps": 100, "steps_per_epoch": 7.8125, "tensorboard": False, "active": True}
+    return Writers(tmp_path, first_step=first_step, **{**arguments, **kwargs})
+
+
+def rows(tmp_path):
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+TRAIN = {"loss": 1.25, "accuracy": 0.5, "learning_rate": 0.1, "images_per_second": 1234.5}
+TEST = {"loss": 2.0, "accuracy": 1 / 3}
+
+
+def test_csv_has_a_row_for_each_interval_and_evaluation(tmp_path):
+    with open_writers(tmp_path) as out:
+        out.train(10, TRAIN, 60.0)
+        out.evaluation(10, "test", TEST)
+    train, test = rows(tmp_path)
+    assert (train["step"], train["epoch"], train["split"]) == ("10", "1.2800", "train")
+    assert (train["loss"], train["accuracy"]) == ("1.25", "0.5")
+    assert (train["learning_rate"], train["images_per_second"]) == ("0.1", "1234.5")
+    assert (test["split"], test["accuracy"], test["learning_rate"]) == ("test", "0.3333333", "")
+    assert test["time"].endswith("+00:00")
+
+
+def test_csv_goes_on_where_the_checkpoint_was(tmp_path):
+    with open_writers(tmp_path) as out:
+        for step in (10, 20, 30):
+            out.train(step, TRAIN, None)
+            out.evaluation(step, "test", TEST)
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("40,5.12,tra")  # a kill in the middle of a line
+    with open_writers(tmp_path, first_step=25) as out:
+        out.train(30, TRAIN, None)
+        out.train(40, TRAIN, None)
+    assert [(r["step"], r["split"]) for r in rows(tmp_path)] == [
+        *(("10", "train"), ("10", "test"), ("20", "train"), ("20", "test")),
+        *(("30", "train"), ("40", "train")),
+    ]
+
+
+def test_a_new_start_drops_the_rows_of_a_run_without_checkpoint(tmp_path):
+    with open_writers(tmp_path) as out:
+        out.train(10, TRAIN, None)
+    with open_writers(tmp_path):
+        pass
+    assert rows(tmp_path) == []
+
+
+def test_lines_where_there_is_no_terminal(tmp_path, capsys):
+    with open_writers(tmp_path) as out:
+        out.line("2 x cpu, [bold]as it is[/bold]")
+        out.step(9)
+        out.train(10, TRAIN, 3723.0)
+        out.evaluation(10, "test", TEST)
+    assert capsys.readouterr().out.splitlines() == [
+        "2 x cpu, [bold]as it is[/bold]",
+        "step 10/100  epoch 1.28  loss 1.2500  accuracy 50.00%  learning rate 0.1  1,234 images/s"
+        "  1:02:03 left",
+        "test at step 10, epoch 1.28: loss 2.0000  accuracy 33.33%",
+    ]
+
+
+def test_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with open_writers(tmp_path) as out:
+        out.step(9)
+        out.train(10, TRAIN, 60.0)
+    shown = capsys.readouterr().out
+    assert "9/100" in shown and "1,234 images/s" in shown and "01:00 left" in shown
+    assert "\x1b[" in shown
+
+
+def test_other_processes_write_and_show_nothing(tmp_path, capsys):
+    with open_writers(tmp_path, active=False, tensorboard=True) as out:
+        out.line("hello")
+        out.train(10, TRAIN, None)
+    assert not capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+def test_tensorboard_has_the_same_scalars(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    with open_writers(tmp_path, tensorboard=True) as out:
+        out.train(10, TRAIN, None)
+        out.evaluation(20, "test", TEST)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    found = {
+        tag: [(e.step, float(make_ndarray(e.tensor_proto))) for e in events.Tensors(tag)]
+        for tag in events.Tags()["tensors"]
+    }
+    assert found["train/loss"] == [(10, 1.25)]
+    assert found["train/images_per_second"] == [(10, 1234.5)]
+    assert found["test/accuracy"] == [(20, pytest.approx(1 / 3))]
+
+
+def test_throughput_counts_only_what_is_timed(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(writers.time, "perf_counter", lambda: now)
+    clock = Throughput()
+    clock.add(128)
+    now = 50.0  # compilation: not started yet
+    clock.stop()
+    assert clock.rate() is None
+    clock.start()
+    clock.add(150)
+    clock.add(50)
+    now = 52.0
+    clock.stop()
+    now = 90.0  # evaluation
+    clock.start()
+    clock.add(300)
+    now = 93.0
+    clock.stop()
+    assert clock.rate() == 100.0
+    assert clock.rate() is None
+
+
+def test_descriptions():
+    assert describe({"loss": 0.1, "accuracy": 0.91254}) == "loss 0.1000  accuracy 91.25%"
+    assert [duration(s) for s in (0, 59.6, 3599, 3600)] == ["00:00", "01:00", "59:59", "1:00:00"]

@@ -1,0 +1,89 @@
+"""Run with failing_io.c preloaded: saves whose every change to the disk fails once.
+
+Arguments: a directory, and a comma-separated list of error numbers. Prints what happened as JSON.
+"""
+
+import ctypes
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxcifar.resilience.checkpoint import Checkpoints, Progress
+
+
+def state(value):
+    return {"step": np.int32(value), "w": np.full((3, 4), value, np.float32)}
+
+
+def create():
+    return jax.tree.map(jax.numpy.asarray, state(0))
+
+
+def restored(directory):
+    """The step that can be gone on from, once its arrays are found right."""
+    with Checkpoints(directory, create=False) as checkpoints:
+        restored = checkpoints.restore(checkpoints.find("latest"), create)
+    for name, array in state(restored.step).items():
+        assert restored.state[name].tobytes() == array.tobytes()
+    return restored.step
+
+
+def main():
+    base, errors = Path(sys.argv[1]), [int(error) for error in sys.argv[2].split(",")]
+    library = ctypes.CDLL(None)
+    with Checkpoints(base / "good") as checkpoints:
+        checkpoints.save(1, state(1), Progress())
+    library.fail_next(0, 0, 0)
+    shutil.copytree(base / "good", base / "whole")
+    os.environ["FAILING_IO"] = str(base / "whole")
+    with Checkpoints(base / "whole") as checkpoints:
+        checkpoints.save(2, state(2), Progress())
+    total = library.changes()
+
+    cases = []
+    for error in errors:
+        for k in range(1, total + 1):
+            directory = base / f"{error}-{k}"
+            shutil.copytree(base / "good", directory)
+            os.environ["FAILING_IO"] = str(directory)
+            library.fail_next(k, error, 0)
+            with Checkpoints(directory) as checkpoints:
+                checkpoints.save(2, state(2), Progress())
+                checkpoints.wait()
+                failure = checkpoints.failure()
+                library.fail_next(0, 0, 0)
+                step = restored(directory)
+                # The disk is well again: the same step can be saved.
+                if failure and step == 1:
+                    checkpoints.save(2, state(2), Progress())
+                    checkpoints.wait()
+                    assert checkpoints.failure() is None
+                    assert restored(directory) == 2
+            cases.append((error, k, failure, step, sorted(p.name for p in directory.iterdir())))
+
+    os.environ["FAILING_IO"] = str(base / "slow")
+    shutil.copytree(base / "good", base / "slow")
+    with Checkpoints(base / "slow", timeout=0.5) as checkpoints:
+        library.fail_next(3, 0, 2)
+        started = time.monotonic()
+        checkpoints.save(2, state(2), Progress())
+        checkpoints.save(3, state(3), Progress())
+        seconds = time.monotonic() - started
+        said = [checkpoints.failure() for _ in range(3)]
+        while checkpoints.stalled:
+            library.fail_next(0, 0, 0)
+            time.sleep(0.1)
+        checkpoints.save(4, state(4), Progress())
+        checkpoints.wait()
+    slow = {"seconds": seconds, "said": said, "step": restored(base / "slow")}
+    print(json.dumps({"total": total, "cases": cases, "slow": slow}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcifar.errors import InputError
+from jaxcifar.resilience import integrity
+from jaxcifar.resilience.checkpoint import Checkpoints, Progress
+
+
+def state(value):
+    random = np.random.RandomState(value)
+    return {
+        "step": np.int32(value),
+        "params": {"kernel": random.normal(size=(3, 4)).astype(np.float32)},
+        "half": random.normal(size=5).astype(jnp.bfloat16),
+        "opt_state": (np.array([np.nan, -0.0, np.inf, 1e-45], np.float32), ()),
+    }
+
+
+def create():
+    return jax.tree.map(jnp.asarray, state(0))
+
+
+def assert_same_bits(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+
+
+def steps(directory):
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+
+
+def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
+    progress = Progress({"loss": 0.1 + 0.2, "count": 3.0}, best_step=2, best_score=1 / 3)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(7, state(7), progress)
+    with Checkpoints(tmp_path) as checkpoints:
+        step, restored, progress_again = checkpoints.restore_latest(create)
+    assert step == 7 and progress_again == progress
+    assert_same_bits(restored, state(7))
+
+
+def test_without_checkpoints_a_run_starts_at_zero(tmp_path):
+    with Checkpoints(tmp_path / "new") as checkpoints:
+        step, restored, progress = checkpoints.restore_latest(create)
+    assert (step, progress) == (0, Progress())
+    assert_same_bits(restored, create())
+
+
+def test_latest_best_and_every_nth_are_kept(tmp_path):
+    best = {1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 4, 8: 4}
+    with Checkpoints(tmp_path, keep_every=3) as checkpoints:
+        for step in range(1, 9):
+            checkpoints.save(step, state(step), Progress({}, best_step=best[step]))
+    assert steps(tmp_path) == [3, 4, 6, 8]
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.find("latest") == 8
+        assert checkpoints.find("best") == 4
+        assert checkpoints.find("6") == 6
+        with pytest.raises(InputError, match="has no 5; it has latest, 3, 4, 6, 8"):
+            checkpoints.find("5")
+
+
+def test_the_best_survives_a_restart(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state(1), Progress({}, best_step=1, best_score=0.9))
+    with Checkpoints(tmp_path) as checkpoints:
+        progress = checkpoints.restore_latest(create).progress
+        checkpoints.save(2, state(2), progress)
+        checkpoints.save(3, state(3), progress)
+    assert steps(tmp_path) == [1, 3]
+
+
+def test_the_best_stays_until_a_better_one_is_written(tmp_path, monkeypatch):
+    def full(part, content):
+        if content["step"] == 2:
+            raise OSError(28, "No space left on device")
+        return seal(part, content)
+
+    seal = integrity.seal
+    monkeypatch.setattr(integrity, "seal", full)
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, best in (1, 1), (2, 2), (3, 2), (4, 2):
+            checkpoints.save(step, state(step), Progress({}, best_step=best))
+            checkpoints.wait()
+            assert bool(checkpoints.failure()) == (step == 2)
+            assert checkpoints.find("best") == 1
+        assert steps(tmp_path) == [1, 4]
+        checkpoints.save(5, state(5), Progress({}, best_step=5))
+        assert checkpoints.find("best") == 5
+    assert steps(tmp_path) == [5]
+
+
+@pytest.mark.parametrize("name", ["a[b]", "b\\c"])
+def test_what_orbax_could_not_read_again_counts_as_not_written(tmp_path, name):
+    with Checkpoints(tmp_path / name) as checkpoints:
+        checkpoints.save(1, state(1), Progress())
+        checkpoints.wait()
+        assert "Orbax wrote no whole state" in checkpoints.failure()
+        assert checkpoints.steps() == []
+
+
+def test_a_run_without_validation_has_no_best(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state(1), Progress())
+        with pytest.raises(InputError, match="no best checkpoint.*validation_size"):
+            checkpoints.find("best")
+
+
+def test_saving_a_step_again_is_not_silent(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, state(2), Progress())
+        with pytest.raises(Exception, match="2"):
+            checkpoints.save(2, state(3), Progress())
+
+
+def test_what_a_kill_leaves_is_removed_by_the_next_writer_alone(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state(1), Progress())
+    shutil.copytree(tmp_path / "1", tmp_path / "2.part")
+    (tmp_path / "run_id.part").touch()
+    with Checkpoints(tmp_path, create=False) as reader:
+        assert reader.restore(reader.find("latest"), create).step == 1
+    assert (tmp_path / "2.part").exists()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore_latest(create).step == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "run_id"]
+
+
+def changed(**fields):
+    """Creates a state of which some arrays are others; None leaves one out."""
+
+    def create_changed():
+        arrays = {**create(), **fields}
+        return {name: value for name, value in arrays.items() if value is not None}
+
+    return create_changed
+
+
+@pytest.mark.parametrize(
+    "create_other, difference",
+    [
+        (changed(step=None), r"step: int32\[\] there, absent here"),
+        (changed(ema=jnp.zeros(2)), r"ema: absent there, float32\[2\] here"),
+        (changed(half=jnp.zeros(5)), r"half: bfloat16\[5\] there, float32\[5\] here"),
+        (
+            changed(params={"kernel": jnp.zeros((4, 3))}),
+            r"params/kernel: float32\[3, 4\] there, float32\[4, 3\] here",
+        ),
+        (
+            changed(opt_state=(jnp.zeros(4), jnp.zeros(()))),
+            r"opt_state/1: absent there, float32\[\] here",
+        ),
+    ],
+)
+def test_arrays_that_are_missing_extra_recast_or_reshaped_are_named(
+    tmp_path, create_other, difference
+):
+    with Checkpoints(tmp_path, keep_every=1) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state(step), Progress())
+        with pytest.raises(InputError, match=f"/2 is of another model.*\n  {difference}$"):
+            checkpoints.restore_latest(create_other)
+    assert steps(tmp_path) == [1, 2]
+
+
+def test_the_best_and_the_patience_follow_the_scores():
+    progress = Progress()
+    scores = [0.5, 0.505, 0.6, 0.609, float("nan"), 0.59, 0.7]
+    seen = []
+    for step, score in enumerate(scores, 1):
+        progress = progress.evaluated(step, score, min_delta=0.01)
+        seen.append((progress.best_step, progress.stale_evaluations))
+    # 0.505 and 0.609 are the best so far, but no improvement by more than 0.01.
+    assert seen == [(1, 0), (2, 1), (3, 0), (4, 1), (4, 2), (4, 3), (7, 0)]
+    assert progress.best_score == progress.reference_score == 0.7

@@ -1,0 +1,61 @@
+"""Saves whose every write, sync, rename and new file fails in turn, or hangs."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers import REPOSITORY
+
+ERRORS = {errno.ENOSPC: "No space left on device", errno.EIO: "Input/output error"}
+
+
+@pytest.fixture(scope="module")
+def happened(tmp_path_factory):
+    compiler = shutil.which("cc")
+    if not compiler or not sys.platform.startswith("linux"):
+        pytest.skip("needs a C compiler on Linux")
+    base = tmp_path_factory.mktemp("saves")
+    library = base / "failing_io.so"
+    source = REPOSITORY / "tests" / "failing_io.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.failing_saves", base, ",".join(map(str, ERRORS))],
+        env={**os.environ, "LD_PRELOAD": str(library)},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_a_save_that_fails_is_said_and_harms_nothing(happened):
+    assert happened["total"] > 50
+    assert len(happened["cases"]) == happened["total"] * len(ERRORS)
+    for error, k, failure, step, left in happened["cases"]:
+        case = f"{os.strerror(error)} at change {k}"
+        # The older checkpoint was found whole, or the new one, in `failing_saves.restored`.
+        assert step in (1, 2), case
+        if failure is None:  # it failed after the new one was whole, or in fewer changes than that
+            assert step == 2, case
+        else:
+            assert failure == f"checkpoint 2 could not be written: {ERRORS[error]}", case
+        assert not [name for name in left if name.endswith("tmp")], case
+    assert {case[3] for case in happened["cases"]} == {1, 2}
+
+
+def test_a_save_that_hangs_is_given_up_after_the_time_limit(happened):
+    slow = happened["slow"]
+    assert 0.5 <= slow["seconds"] < 5
+    assert slow["said"] == [
+        "checkpoint 2 could not be written in 0.5 seconds",
+        "checkpoint 3 is not written, as checkpoint 2 still is not",
+        None,
+    ]
+    assert slow["step"] == 4

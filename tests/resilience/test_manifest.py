@@ -1,0 +1,218 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxcifar.config import RESUME, default, durations
+from jaxcifar.data import datasets
+from jaxcifar.data.datasets import Split
+from jaxcifar.errors import InputError
+from jaxcifar.resilience.manifest import (
+    check_config,
+    check_data,
+    read,
+    record_end,
+    record_start,
+    tree_sha256,
+    write_json,
+)
+from jaxcifar.steps import create_program
+from jaxcifar.train import train
+
+DATA = {"train": "1234", "test": "5678"}
+
+
+@pytest.fixture
+def config():
+    config = default()
+    config.train.num_steps = 100
+    config.schedule.milestones_steps = (50, 75)
+    return config
+
+
+def test_a_new_workdir_fits_any_config(config, tmp_path):
+    check_config(tmp_path / "new", config)
+
+
+def test_the_same_config_may_go_on(config, tmp_path):
+    record_start(tmp_path, config, 0, DATA)
+    check_config(tmp_path, config)
+
+
+def test_another_config_is_shown_and_refused(config, tmp_path):
+    record_start(tmp_path, config, 0, DATA)
+    config.optimizer.learning_rate = 0.05
+    config.schedule.milestones_steps = (50, 80)
+    with pytest.raises(InputError) as caught:
+        check_config(tmp_path, config)
+    message = str(caught.value)
+    assert str(tmp_path) in message
+    assert "optimizer.learning_rate: 0.1 there, 0.05 here" in message
+    assert "schedule.milestones_steps: [50, 75] there, [50, 80] here" in message
+    assert "--accept_config_change" in message and "--workdir" in message
+    assert "momentum" not in message
+
+
+FIELDS = [f"{section}.{field}" for section, fields in default().items() for field in fields]
+
+
+def test_every_field_has_a_class_and_no_other():
+    assert sorted(RESUME) == sorted(FIELDS)
+    assert set(RESUME.values()) == {"identity", "changeable", "free"}
+
+
+def altered(config, path):
+    """A copy of a config with another value in one field."""
+    config = config.copy_and_resolve_references()
+    section, field = path.split(".")
+    value = config[section][field]
+    if isinstance(value, bool):
+        config[section][field] = not value
+    else:
+        config[section][field] = value + {str: "x", int: 1, float: 0.25, tuple: (9,)}[type(value)]
+    return config
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_each_field_may_change_as_its_class_says(path, config, tmp_path):
+    record_start(tmp_path, config, 0, DATA)
+    other = altered(config, path)
+
+    def is_refused(**accept):
+        try:
+            check_config(tmp_path, other, **accept)
+        except InputError as error:
+            assert f"{path}: " in str(error)
+            assert ("--accept" in str(error)) == (RESUME[path] == "changeable")
+            return True
+        return False
+
+    refused, refused_even_so = {
+        "identity": (True, True),
+        "changeable": (True, False),
+        "free": (False, False),
+    }[RESUME[path]]
+    assert is_refused() == refused
+    assert is_refused(accept=True) == refused_even_so
+    record_start(tmp_path, other, 7, DATA)
+    changes = json.loads((tmp_path / "manifest.json").read_text())["config_changes"]
+    assert [(c["step"], c["field"]) for c in changes] == [(7, path)] * refused
+    assert all(c["old"] != c["new"] for c in changes)
+
+
+def test_a_field_that_may_change_leaves_the_state_as_it_is(config):
+    config.model.name, config.dataset.name = "resnet8", "digits"
+
+    def shapes(config):
+        info = datasets.info(config.dataset)
+        program = create_program(config, info, durations(config, info.train_size))
+        return jax.eval_shape(program.create_state)
+
+    expected = shapes(config)
+    for path in FIELDS:
+        section, kind = path.split(".")[0], RESUME[path]
+        if section in ("model", "optimizer", "train") and kind != "identity":
+            if path != "train.num_epochs":  # a config has it or num_steps
+                assert shapes(altered(config, path)) == expected, path
+
+
+def test_a_field_younger_than_the_run_had_its_default(config, tmp_path):
+    record_start(tmp_path, config, 0, DATA)
+    run = read(tmp_path)
+    del run["config"]["train"]["ema_decay"]
+    write_json(tmp_path / "manifest.json", run)
+    check_config(tmp_path, config)
+    config.train.ema_decay = 0.5
+    with pytest.raises(InputError, match="train.ema_decay: 0.0 there, 0.5 here"):
+        check_config(tmp_path, config)
+
+
+def test_other_data_are_refused_with_both_fingerprints(config, tmp_path):
+    check_data(tmp_path, DATA)
+    record_start(tmp_path, config, 0, DATA)
+    check_data(tmp_path, DATA)
+    with pytest.raises(InputError, match="(?s)test split.*5678 there.*9999 here"):
+        check_data(tmp_path, DATA | {"test": "9999"})
+
+
+def test_other_data_stop_a_run_before_it_starts(config, tmp_path, monkeypatch):
+    config.dataset.name, config.model.name = "digits", "resnet8"
+    config.schedule.name = "multistep"
+    splits = datasets.load(config.dataset)
+    record_start(tmp_path, config, 0, datasets.fingerprints(splits))
+    images = splits["train"].images.copy()
+    images[700, 3, 4] += 1
+    other = splits | {"train": splits["train"]._replace(images=images)}
+    monkeypatch.setattr(datasets, "load", lambda _: other)
+    with pytest.raises(InputError, match="the train split is not the one that the run in"):
+        train(config, tmp_path)
+
+
+def test_fingerprints_see_pixels_labels_order_and_shape():
+    random = np.random.RandomState(0)
+    split = Split(random.randint(0, 256, (6, 4, 4, 3), np.uint8), np.arange(6, dtype=np.int32))
+    images = split.images.copy()
+    images[5, 3, 3, 2] ^= 1
+    others = [
+        Split(images, split.labels),
+        Split(split.images, split.labels[::-1]),
+        Split(split.images[::-1], split.labels[::-1]),
+        Split(split.images.reshape(6, 2, 8, 3), split.labels),
+        Split(split.images[:5], split.labels[:5]),
+    ]
+    prints = [part.fingerprint() for part in [split, *others]]
+    assert len(set(prints)) == 6
+    copy = Split(np.asfortranarray(split.images), split.labels.copy())
+    assert copy.fingerprint() == prints[0]
+
+
+def test_a_states_hash_sees_names_types_shapes_and_bits():
+    leaf = np.arange(6, dtype=np.float32)
+    trees = [
+        {"a": leaf},
+        {"b": leaf},
+        {"a": leaf.astype(np.float64)},
+        {"a": leaf.view(np.int32)},
+        {"a": leaf.reshape(2, 3)},
+        {"a": leaf * np.float32(-1) * np.float32(-1) - np.float32(0), "b": ()},
+        {"a": np.where(leaf == 0, np.float32(-0.0), leaf)},
+    ]
+    hashes = [tree_sha256(tree) for tree in trees]
+    assert hashes[5] == hashes[0] and len(set(hashes)) == 6
+
+
+def test_the_end_is_recorded_until_the_run_goes_on(config, tmp_path):
+    record_start(tmp_path, config, 0, DATA)
+    record_end(tmp_path, 3, {"a": np.ones(2)}, {"test": {"loss": np.float32(0.1)}})
+    end = read(tmp_path)["end"]
+    assert end["step"] == 3 and end["metrics"] == {"test": {"loss": float(np.float32(0.1))}}
+    record_start(tmp_path, config, 3, DATA)
+    assert "end" not in read(tmp_path)
+
+
+def test_each_start_is_recorded(config, tmp_path):
+    record_start(tmp_path, config, 0, DATA)
+    config.optimizer.learning_rate = 0.05
+    record_start(tmp_path, config, 40, DATA)
+    run = json.loads((tmp_path / "manifest.json").read_text())
+    assert run["config"]["optimizer"]["learning_rate"] == 0.05
+    assert [start["step"] for start in run["starts"]] == [0, 40]
+    for field in ("time", "command", "commit", "versions", "hardware"):
+        assert field in run["starts"][0]
+    assert {"python", "jax", "flax", "optax", "numpy"} <= run["starts"][0]["versions"].keys()
+    assert len(run["starts"][0]["hardware"]["devices"]) == 2
+
+
+def test_a_broken_manifest_is_named(config, tmp_path):
+    (tmp_path / "manifest.json").write_text('{"config": ')
+    with pytest.raises(InputError, match="manifest.json: not valid JSON"):
+        check_config(tmp_path, config)
+
+
+def test_json_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}

@@ -1,0 +1,68 @@
+"""A run that has ended: gone on with, changed and evaluated."""
+
+import csv
+import json
+import shutil
+
+import pytest
+
+from tests.helpers import RUN
+
+
+def rows(workdir):
+    with (workdir / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in r.items() if k not in ("time", "images_per_second")} for r in rows]
+
+
+@pytest.fixture(scope="module")
+def workdir(whole_run, tmp_path_factory):
+    return shutil.copytree(whole_run, tmp_path_factory.mktemp("resume") / "run")
+
+
+def test_a_finished_run_is_evaluated_and_left_as_it_is(run_main, workdir):
+    before = rows(workdir)
+    code, out, err = run_main(*RUN, f"--workdir={workdir}")
+    assert code == 0, err
+    assert "going on from step 60" in out and "done: test" in out
+    assert rows(workdir) == before
+
+
+def test_evaluation_finds_what_training_found(run_main, workdir):
+    best = max(
+        (r for r in rows(workdir) if r["split"] == "validation"), key=lambda r: float(r["accuracy"])
+    )
+    for name, step in (("latest", "60"), ("best", best["step"])):
+        code, out, err = run_main(
+            *RUN,
+            f"--workdir={workdir}",
+            "--mode=eval",
+            f"--config.eval.checkpoint={name}",
+            "--config.eval.batch_size=77",
+        )
+        assert code == 0, err
+        results = json.loads((workdir / "evaluation.json").read_text())
+        assert results["step"] == int(step)
+        for split in ("validation", "test"):
+            (row,) = [r for r in rows(workdir) if (r["step"], r["split"]) == (step, split)]
+            assert results[split]["accuracy"] == pytest.approx(float(row["accuracy"]), abs=1e-6)
+            assert results[split]["loss"] == pytest.approx(float(row["loss"]), rel=1e-4)
+            assert f"{split}, " in out
+
+
+def test_another_config_is_refused_and_can_be_accepted(run_main, workdir):
+    changed = [*RUN, f"--workdir={workdir}", "--config.train.num_steps=61"]
+    code, out, err = run_main(*changed)
+    assert code != 0 and "train.num_steps: 60 there, 61 here" in err
+    assert "Traceback" not in err
+    code, out, err = run_main(*changed, "--accept_config_change")
+    assert code == 0, err
+    assert rows(workdir)[-1]["step"] == "61"
+    starts = json.loads((workdir / "manifest.json").read_text())["starts"]
+    assert [start["step"] for start in starts] == [0, 60, 60]
+
+
+def test_evaluation_of_nothing_is_explained(run_main, tmp_path):
+    code, _, err = run_main(*RUN, f"--workdir={tmp_path / 'nothing'}", "--mode=eval")
+    assert code != 0 and "nothing/checkpoints: no checkpoint" in err and "Traceback" not in err
+    assert not (tmp_path / "nothing").exists()

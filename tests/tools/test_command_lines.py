@@ -1,0 +1,118 @@
+"""The entry points beside main."""
+
+import hashlib
+import json
+import re
+from functools import partial
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+
+@pytest.fixture
+def run(run_command):
+    """Runs a module; returns exit code, stdout and stderr."""
+    return lambda *arguments: run_command(*arguments)[:3]
+
+
+@pytest.mark.slow
+def test_models_lists_the_registry(run):
+    code, out, err = run("jaxcifar.tools.models")
+    assert code == 0, err
+    rows = {line.split()[0]: line for line in out.splitlines()[1:]}
+    assert len(rows) == 20
+    assert "853,018" in rows["resnet56"] and "125.49" in rows["resnet56"]
+    assert rows["resnet56"].endswith("He et al. 2015, section 4.2")
+
+
+def test_models_shows_a_recipes_layers(run):
+    code, out, err = run("jaxcifar.tools.models", "--config=configs/quickstart.py")
+    assert code == 0, err
+    assert "stage3_block2/conv2" in out and "float32[3,3,64,64]" in out
+    assert "resnet14: 172,218 parameters" in out  # one input channel: 2 * 9 * 16 fewer
+
+
+QUICKSTART = [
+    *("--config=configs/quickstart.py", "--config.schedule.name=constant"),
+    *("--config.schedule.milestones_epochs=()", "--config.train.num_epochs=0.0"),
+    *("--config.train.num_steps=2", "--config.model.name=resnet8"),
+]
+
+
+def test_weights_go_to_pytorch_and_back(run, tmp_path):
+    file = tmp_path / "out" / "weights.safetensors"
+    here = [*QUICKSTART, f"--workdir={tmp_path / 'a'}"]
+    assert run("jaxcifar.main", *here)[0] == 0
+    code, out, err = run("jaxcifar.tools.export", *here, "--to=torch", f"--file={file}")
+    assert code == 0 and "step 2" in out, err
+    arrays = load_file(file)
+    assert arrays["conv1.weight"].shape == (16, 1, 3, 3)
+
+    there = [*QUICKSTART, f"--workdir={tmp_path / 'b'}", "--config.train.ema_decay=0.9"]
+    code, out, err = run("jaxcifar.tools.export", *there, "--from=torch", f"--file={file}")
+    assert code == 0, err
+    before, after = (run("jaxcifar.main", *where, "--mode=eval")[1] for where in (here, there))
+    measured = re.search(r"loss .*", before)[0]
+    assert re.findall(r"(test\w*), .*: (loss .*)", after) == [
+        ("test", measured),
+        ("test_ema", measured),  # the average starts there, too
+    ]
+    weights = json.loads((tmp_path / "b" / "manifest.json").read_text())["weights"]
+    assert weights["file"] == str(file)
+    assert weights["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    code, out, err = run("jaxcifar.tools.export", *there, "--to=torch", f"--file={file}.again")
+    assert code == 0, err
+    again = load_file(f"{file}.again")
+    assert arrays.keys() == again.keys()
+    for name in arrays:
+        np.testing.assert_array_equal(arrays[name], again[name])
+    code, _, err = run("jaxcifar.tools.export", *there, "--from=torch", f"--file={file}")
+    assert code == 1 and "holds checkpoints" in err
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"fc.bias": None}, "1 arrays are missing: fc.bias"),
+        ({"fc.bias": np.zeros(3, np.float32)}, "fc.bias: shape (3,), expected (10,)"),
+        (None, "not a safetensors file"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_explained_and_leaves_nothing(run, tmp_path, change, message):
+    from jaxcifar import models
+    from jaxcifar.models.torch_weights import to_torch
+
+    file = tmp_path / "weights.safetensors"
+    if change is None:
+        file.write_text("not weights")
+    else:
+        import jax
+        import jax.numpy as jnp
+
+        model = models.create("resnet8", num_classes=10)
+        images = jnp.zeros((1, 8, 8, 1))
+        shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+        arrays = to_torch(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
+        arrays = {k: v for k, v in {**arrays, **change}.items() if v is not None}
+        save_file(arrays, file)
+    workdir = tmp_path / "run"
+    code, out, err = run(
+        "jaxcifar.tools.export",
+        *QUICKSTART,
+        f"--workdir={workdir}",
+        "--from=torch",
+        f"--file={file}",
+    )
+    assert code == 1 and message in err and str(file) in err and "Traceback" not in err
+    assert not workdir.exists() and not out
+
+
+def test_export_wants_one_direction(run, tmp_path):
+    arguments = [*QUICKSTART, f"--workdir={tmp_path}", "--file=x"]
+    code, _, err = run("jaxcifar.tools.export", *arguments)
+    assert code == 1 and "one of --to and --from" in err
+    code, _, err = run(
+        "jaxcifar.tools.export", *arguments, "--to=torch", "--config.model.ternary=twn"
+    )
+    assert code == 1 and "model.ternary = 'twn'" in err

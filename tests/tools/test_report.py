@@ -1,0 +1,101 @@
+import json
+
+import pytest
+
+from jaxcifar.errors import InputError
+from jaxcifar.tools.report import find, table
+
+
+def write_run(workdir, fields, rows, *, finished=True, **entries):
+    """A run's files, with the fields of its config and (step, split, accuracy, images/s)."""
+    workdir.mkdir(parents=True)
+    config = {"train": {"seed": 0}, "log": {"every_steps": 100}}
+    for path, value in fields.items():
+        section, field = path.split(".")
+        config.setdefault(section, {})[field] = value
+    manifest = {"config": config, **({"end": {}} if finished else {}), **entries}
+    (workdir / "manifest.json").write_text(json.dumps(manifest))
+    lines = ["step,split,accuracy,images_per_second", *(",".join(map(str, row)) for row in rows)]
+    (workdir / "metrics.csv").write_text("\n".join(lines) + "\n")
+    (workdir / "parameters.txt").write_text("| a | (3,) |\nTotal: 269,722 -- 1,078,888 bytes\n")
+
+
+def cells(text):
+    """The rows of a Markdown table, each as a dictionary."""
+    header, _, *rows = [
+        [cell.strip() for cell in line[1:-1].split("|")] for line in text.split("\n")
+    ]
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def test_seeds_are_averaged_and_deviate_as_computed_by_hand(tmp_path):
+    for seed, accuracy in enumerate((0.90, 0.92, 0.94)):
+        rows = [(10, "train", 0.5, 100 + seed), (10, "test", 0.99, ""), (20, "test", accuracy, "")]
+        write_run(tmp_path / "base" / f"seed_{seed}", {"train.seed": seed}, rows)
+    (row,) = cells(table(find(tmp_path)))
+    assert row == {
+        "run": "base",
+        "differs in": "",
+        "runs": "3",
+        "parameters": "269,722",
+        "step": "20",
+        "test accuracy": "92.00% ± 2.00%",  # sqrt((4 + 0 + 4) / 2), of the last step
+        "train accuracy": "50.00%",
+        "images/s": "101 ± 1",
+    }
+
+
+def test_the_best_step_is_that_of_the_validation_images_alone(tmp_path):
+    rows = [(1, "validation", 0.3, ""), (2, "validation", 0.6, ""), (3, "validation", 0.5, "")]
+    rows += [(1, "test", 0.9, ""), (3, "test", 0.4, "")]
+    write_run(tmp_path / "run", {}, rows)
+    (row,) = cells(table(find(tmp_path / "run")))
+    assert row["run"] == "run"
+    assert (row["validation accuracy"], row["best validation accuracy"]) == ("50.00%", "60.00%")
+    assert row["test accuracy"] == "40.00%" and "best test accuracy" not in row
+
+
+def test_a_run_is_told_by_what_most_others_have_not(tmp_path):
+    row = [(1, "test", 0.5, "")]
+    common = {"optimizer.learning_rate": 0.1, "model.name": "resnet20", "train.batch_size": 64}
+    write_run(tmp_path / "a", common, row)
+    write_run(tmp_path / "b", {**common, "log.every_steps": 7}, row)  # changes no result
+    write_run(tmp_path / "c", {**common, "model.name": "resnet56"}, row)
+    write_run(tmp_path / "d", {**common, "optimizer.learning_rate": 0.5}, row, finished=False)
+    write_run(tmp_path / "again", common, row, reproduces="a")
+    (tmp_path / "not_started").mkdir()
+    found = {row["run"]: row["differs in"] for row in cells(table(find(tmp_path)))}
+    assert found == {
+        "a": "",
+        "c": "model.name=resnet56",
+        "d (unfinished)": "optimizer.learning_rate=0.5",
+    }
+
+
+def test_a_line_that_is_being_written_is_left_out(tmp_path):
+    write_run(tmp_path / "run", {}, [(1, "test", 0.5, "")])
+    with (tmp_path / "run" / "metrics.csv").open("a") as file:
+        file.write("2,test,0.")
+    (row,) = cells(table(find(tmp_path)))
+    assert (row["step"], row["test accuracy"]) == ("1", "50.00%")
+
+
+def test_what_is_no_run_is_named(tmp_path):
+    with pytest.raises(InputError, match="has no run in it"):
+        find(tmp_path / "nowhere")
+    write_run(tmp_path / "run", {}, [(1, "test", "good", "")])
+    with pytest.raises(InputError, match="run: manifest.json or metrics.csv is not a run's"):
+        find(tmp_path)
+
+
+def test_the_command_line_says_each_run_once(run_command, tmp_path):
+    for seed in 0, 1:
+        write_run(tmp_path / f"run_seed{seed}", {"train.seed": seed}, [(1, "test", 0.5, "")])
+    code, out, err, _ = run_command(
+        "jaxcifar.tools.report", f"--runs={tmp_path},{tmp_path}/run_seed0"
+    )
+    assert (code, err) == (0, "")
+    (row,) = cells(out.strip())
+    assert (row["run"], row["runs"]) == ("run", "2")
+    code, _, err, _ = run_command("jaxcifar.tools.report")
+    assert code == 1 and err.startswith("error: --runs must name directories")

@@ -1,0 +1,136 @@
+"""A finished run, run again from its manifest."""
+
+import json
+import re
+import shutil
+import socket
+
+import pytest
+
+from jaxcifar.errors import InputError
+from jaxcifar.resilience.manifest import read, update, write_json
+from jaxcifar.tools import reproduce as reproduce_module
+from jaxcifar.tools.reproduce import reproduce
+from jaxcifar.train import train
+from tests.test_train import final, rows, small_run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that was interrupted, with what the manifest has to bring back: tuples and floats."""
+    workdir = tmp_path_factory.mktemp("run")
+    config = small_run(
+        schedule__name="multistep",
+        schedule__milestones_steps=(4, 8),
+        train__num_steps=10,
+        train__ema_decay=0.9,
+        dataset__validation_size=100,
+        model__name="resnet8",
+        log__every_steps=3,
+    )
+    train(config, workdir)
+    return config, workdir
+
+
+def test_a_run_again_is_equal_to_the_bit(finished, capsys):
+    config, workdir = finished
+    assert reproduce(workdir, workdir / "reproduction")
+    out = capsys.readouterr().out
+    assert "equal to the bit: all metrics, and the state at step 10" in out
+    assert "not equal" not in out and "not as it was" not in out
+    end = read(workdir)["end"]
+    assert end["step"] == 10 and end == read(workdir / "reproduction")["end"]
+    last = {row["split"]: row for row in rows(workdir / "metrics.csv")}["test"]
+    assert float(last["loss"]) == pytest.approx(end["metrics"]["test"]["loss"], rel=1e-6)
+    one, other = (final(config, path, 10) for path in (workdir, workdir / "reproduction"))
+    assert one.progress == other.progress
+    with pytest.raises(InputError, match="reproduction is there already"):
+        reproduce(workdir, workdir / "reproduction")
+
+
+def test_what_is_set_before_jax_starts_is_set_again(start_main, tmp_path):
+    """Determinism and `jax.distributed`, which can only be found in a process of its own."""
+    with socket.create_server(("localhost", 0)) as free:
+        address = f"localhost:{free.getsockname()[1]}"
+    alone = {
+        "JAX_NUM_PROCESSES": "1",
+        "JAX_PROCESS_ID": "0",
+        "JAX_COORDINATOR_ADDRESS": address,
+    }
+    fields = {"train.deterministic": True, "train.distributed": True, "train.num_steps": 2}
+    fields |= {"train.num_epochs": 0, "model.name": "resnet8", "log.tensorboard": False}
+    fields |= {"schedule.name": "constant", "schedule.milestones_epochs": ()}
+    settings = [f"--config.{field}={value}" for field, value in fields.items()]
+    workdir = f"--workdir={tmp_path / 'run'}"
+    for arguments in (
+        ["--config=configs/quickstart.py", workdir, *settings],
+        ["--mode=reproduce", workdir],
+    ):
+        process = start_main(*arguments, **alone)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+    assert "equal to the bit" in out and "not as it was" not in out
+    (start,) = read(tmp_path / "run" / "reproduction")["starts"]
+    assert "--xla_gpu_deterministic_ops=true" in start["environment"]["XLA_FLAGS"]
+
+
+@pytest.mark.slow
+def test_on_other_devices_it_is_not_and_the_command_says_where(finished, run_main, tmp_path):
+    _, workdir = finished  # on two devices, whose batch statistics are their own
+    code, out, err = run_main("--mode=reproduce", f"--workdir={workdir}", f"--out={tmp_path / 'a'}")
+    assert code == 1 and not err
+    assert "not as it was: devices ['cpu', 'cpu'], now ['cpu']" in out
+    assert f"not equal: {workdir} and {tmp_path / 'a'} differ, first of all in" in out
+    assert re.search(
+        r"\n  metrics.csv, step 2, validation: loss '[\d.]+' there, '[\d.]+' here", out
+    )
+
+
+def other_outcome(monkeypatch, finished, change):
+    """Lets a copy of the run, changed, be what running it again leaves."""
+
+    def train(config, out):
+        shutil.copytree(finished[1], out, dirs_exist_ok=True)
+        change(out)
+
+    monkeypatch.setattr(reproduce_module, "train", train)
+
+
+def test_another_state_with_the_same_metrics_is_told(finished, tmp_path, monkeypatch, capsys):
+    def change(out):
+        state_again = read(out)["end"] | {"state_sha256": "0123"}
+        update(out, end=state_again)
+
+    other_outcome(monkeypatch, finished, change)
+    assert not reproduce(finished[1], tmp_path / "out")
+    out = capsys.readouterr().out
+    assert "the final state: " in out and "0123 here" in out and "metrics.csv" not in out
+
+
+def test_another_or_a_missing_row_is_told(finished, tmp_path, monkeypatch, capsys):
+    def change(out):
+        lines = (out / "metrics.csv").read_text().splitlines(keepends=True)
+        (out / "metrics.csv").write_text("".join(lines[:-1]))
+
+    other_outcome(monkeypatch, finished, change)
+    assert not reproduce(finished[1], tmp_path / "out")
+    assert "metrics.csv, step 10, test_ema: a row that is there alone" in capsys.readouterr().out
+
+
+def test_what_cannot_be_repeated_is_refused(finished, tmp_path):
+    with pytest.raises(InputError, match="nothing: no run, as it has no manifest.json"):
+        reproduce(tmp_path / "nothing", tmp_path / "out")
+    run = json.loads((finished[1] / "manifest.json").read_text())
+
+    def refuse(message, **entries):
+        write_json(tmp_path / "manifest.json", {**run, **entries})
+        with pytest.raises(InputError, match=message):
+            reproduce(tmp_path, tmp_path / "out")
+
+    change = {"field": "optimizer.learning_rate", "step": 1200, "old": 0.1, "new": 0.2}
+    refuse("was changed: optimizer.learning_rate at step 1,200", config_changes=[change])
+    refuse("train.sed = 3 is of another version", config={"train": {"sed": 3}})
+    refuse("which began from a.st", weights={"file": "a.st", "sha256": ""})
+    refuse("the train split is not the one", data={"train": "1234"})
+    del run["end"]
+    refuse("the run has not ended")
