@@ -41,7 +41,7 @@ def conv_general_dilated(
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding) -> jax.Array:
-    if native.suits(x):
+    if native.supports(x):
         return native.convolve(x, kernel, strides, padding)
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=DIMENSIONS)
 
@@ -55,7 +55,7 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     dx = _input_gradient(x.shape[1:3], kernel, dy, strides, padding)
-    if native.suits(x):
+    if native.supports(x):
         return dx, native.kernel_gradient(x, dy, strides, padding, kernel.shape[:2])
     return dx, _kernel_gradient(x, kernel.shape[:2], dy, strides, padding)
 

@@ -1,4 +1,4 @@
-"""Compiling the convolutions; test_convolution.py has what they compute."""
+"""Compiling the C++ convolutions; test_convolution.py checks their results."""
 
 import os
 import stat
@@ -7,12 +7,11 @@ import sys
 
 import pytest
 
-from jaxcifar.kernels import native
 from tests.helpers import REPOSITORY
 
 PROGRAM = """
 import hashlib, numpy as np
-from jaxcifar.models import convolution, native
+from jaxcifar.kernels import convolution, native
 print(native.compiler())
 x, kernel, dy = (np.random.RandomState(0).normal(size=size).astype("float32")
                  for size in ((40, 9, 9, 48), (3, 3, 48, 20), (40, 9, 9, 20)))
@@ -25,7 +24,7 @@ print(round(float(abs(y).sum())))
 
 
 def run(cache, **variables):
-    """What a process prints that convolves, and its warnings."""
+    """Runs `PROGRAM` in a process of its own; returns the lines it printed, and its stderr."""
     env = {**os.environ, "XDG_CACHE_HOME": str(cache), **variables}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=REPOSITORY, env=env, capture_output=True, text=True
@@ -35,53 +34,63 @@ def run(cache, **variables):
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """A cache with the compiled convolutions, and what they gave."""
-    if native.compiler() is None:
-        pytest.skip("no C++ compiler")
+def compiled(native_compiler, tmp_path_factory):
+    """A cache directory with the compiled convolutions, and the output of the run that made it."""
     cache = tmp_path_factory.mktemp("cache")
     return cache, run(cache)
 
 
-def test_they_are_compiled_once(compiled):
-    cache, (said, warnings) = compiled
-    assert said[0] == native.compiler()
+def test_the_library_is_compiled_once(compiled, native_compiler):
+    cache, (printed, warnings) = compiled
+    assert printed[0] == native_compiler
     assert "warning" not in warnings
     (library,) = cache.rglob("*.so")
-    made = library.stat().st_mtime_ns
-    assert run(cache)[0] == said
-    assert library.stat().st_mtime_ns == made
+    built = library.stat().st_mtime_ns
+    assert run(cache)[0] == printed
+    assert library.stat().st_mtime_ns == built
     assert [path.name for path in library.parent.iterdir()] == [library.name]
 
 
-def test_the_number_of_threads_does_not_change_a_bit(compiled):
-    cache, (said, _) = compiled
+def test_results_do_not_depend_on_the_number_of_threads(compiled):
+    cache, (printed, _) = compiled
     for threads in "1", "3":
-        assert run(cache, NPROC=threads)[0] == said
+        assert run(cache, NPROC=threads)[0] == printed
 
 
-def test_without_a_compiler_xlas_are_used(compiled, tmp_path):
-    _, (said, _) = compiled
+def test_without_a_compiler_xlas_convolutions_are_used(compiled, tmp_path):
+    _, (printed, _) = compiled
     found, warnings = run(tmp_path, CXX="no-such-compiler")
     assert found[0] == "None"
-    assert found[2] == said[2]
+    assert found[2] == printed[2]
     assert "no-such-compiler" in warnings
     assert not list(tmp_path.rglob("*.so"))
 
 
-def test_a_compiler_that_fails_leaves_nothing_behind(compiled, tmp_path):
-    broken = tmp_path / "broken"
-    broken.write_text(
-        '#!/bin/sh\n[ "$1" = --version ] && echo 1 && exit\necho no disk >&2\nexit 1\n'
+@pytest.mark.parametrize(
+    "output, reason",
+    [
+        ("no disk", "no disk"),
+        (
+            "a.cc: In function 'f':\na.cc:1: warning: w\na.cc:2: error: e\nerror: f",
+            "a.cc:2: error: e",
+        ),
+    ],
+    ids=["other", "compile_error"],
+)
+def test_a_failed_build_is_reported_and_leaves_nothing_behind(output, reason, tmp_path):
+    failing = tmp_path / "failing"
+    failing.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && echo 1 && exit\ncat >&2 <<END\n{output}\nEND\nexit 1\n'
     )
-    broken.chmod(broken.stat().st_mode | stat.S_IEXEC)
-    found, warnings = run(tmp_path, CXX=str(broken))
+    failing.chmod(failing.stat().st_mode | stat.S_IEXEC)
+    found, warnings = run(tmp_path, CXX=str(failing))
     assert found[0] == "None"
-    assert "warning: convolutions are slower: no disk" in warnings
+    assert f"warning: could not build the C++ convolutions: {reason}\n" in warnings
+    assert "Install GCC or Clang" in warnings
     assert not [path for path in (tmp_path / "jaxcifar").rglob("*") if path.is_file()]
 
 
-def test_the_variable_switches_them_off(compiled, tmp_path):
+def test_an_environment_variable_disables_them(tmp_path):
     found, warnings = run(tmp_path, JAXCIFAR_CPU_SETTINGS="0")
     assert found[0] == "None"
     assert "warning" not in warnings

@@ -10,8 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
-
-#include "xla/ffi/api/c_api.h"
+#include <utility>
 
 namespace jaxcifar {
 
@@ -43,27 +42,27 @@ struct Shape {
   }
 };
 
-// XLA's threads.
+// Threads that share work, such as those of XLA's pool.
 class Threads {
  public:
-  explicit Threads(const XLA_FFI_CallFrame* frame) : api_(frame->api), context_(frame->ctx) {
-    XLA_FFI_ThreadPool_NumThreads_Args args = {
-        XLA_FFI_ThreadPool_NumThreads_Args_STRUCT_SIZE, nullptr, context_, &count_};
-    if (Failed(api_->XLA_FFI_ThreadPool_NumThreads(&args))) count_ = 1;
-  }
+  using Task = std::function<void()>;
+
+  // `schedule` has another thread run a task, now or much later; it may throw std::bad_alloc.
+  Threads(Index count, std::function<void(Task)> schedule)
+      : count_(std::max<Index>(count, 1)), schedule_(std::move(schedule)) {}
 
   Index count() const { return count_; }
 
-  // Calls work(part, thread) for all parts, and returns when all are done. The calling thread takes
-  // its share, and waits for no thread that has not begun, as all others may be in another call.
+  // Calls work(part, thread) for every part and returns when all parts are done. The calling thread
+  // takes parts too and never waits for a helper that has not started, since every other thread may
+  // be inside a call like this one.
   void Share(Index parts, std::function<void(Index, Index)> work) const {
-    auto job = std::make_shared<Job>(parts, std::move(work));
-    for (Index helper = 1; helper < std::min(count_, parts); ++helper) {
-      auto* its_job = new (std::nothrow) std::shared_ptr<Job>(job);
-      if (its_job == nullptr) break;
-      XLA_FFI_ThreadPool_Schedule_Args args = {
-          XLA_FFI_ThreadPool_Schedule_Args_STRUCT_SIZE, nullptr, context_, Help, its_job};
-      if (Failed(api_->XLA_FFI_ThreadPool_Schedule(&args))) delete its_job;
+    const auto job = std::make_shared<Job>(parts, std::move(work));
+    try {
+      for (Index helper = 1; helper < std::min(count_, parts); ++helper)
+        schedule_([job] { job->Work(); });
+    } catch (const std::bad_alloc&) {
+      // Fewer helpers: the parts are done all the same.
     }
     job->Work();
     job->Wait();
@@ -99,21 +98,8 @@ class Threads {
     std::condition_variable all_done_;
   };
 
-  static void Help(void* its_job) {
-    std::unique_ptr<std::shared_ptr<Job>> job(static_cast<std::shared_ptr<Job>*>(its_job));
-    (*job)->Work();
-  }
-
-  bool Failed(XLA_FFI_Error* error) const {
-    if (error == nullptr) return false;
-    XLA_FFI_Error_Destroy_Args args = {XLA_FFI_Error_Destroy_Args_STRUCT_SIZE, nullptr, error};
-    api_->XLA_FFI_Error_Destroy(&args);
-    return true;
-  }
-
-  const XLA_FFI_Api* api_;
-  XLA_FFI_ExecutionContext* context_;
-  Index count_ = 1;
+  Index count_;
+  std::function<void(Task)> schedule_;
 };
 
 // Memory for numbers; throws std::bad_alloc.
