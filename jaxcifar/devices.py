@@ -17,6 +17,7 @@ from jax._src.distributed import global_state  # what jax.distributed.initialize
 from jax.experimental import multihost_utils
 
 from jaxcifar.errors import InputError
+from jaxcifar.kernels.backend import is_cpu
 from jaxcifar.resilience.signals import end_at_once
 
 AXIS = "batch"
@@ -133,7 +134,7 @@ def map_train_step(train_step: Callable, in_axes: Any = 0) -> Callable:
       in_axes: 0 for each argument with a row for each device, None for one without; or 0 for all.
     """
     mapped = jax.pmap(train_step, axis_name=AXIS, in_axes=in_axes, donate_argnums=0)
-    if jax.default_backend() != "cpu":
+    if not is_cpu():
         return mapped
     return lambda *arguments: jax.block_until_ready(mapped(*arguments))
 

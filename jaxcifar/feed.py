@@ -20,6 +20,7 @@ from jaxcifar.data import device_pipeline
 from jaxcifar.data.batches import train_batches
 from jaxcifar.data.datasets import Split
 from jaxcifar.data.device_pipeline import Position, Resident
+from jaxcifar.kernels.backend import is_cpu, prefers_outputs_first
 from jaxcifar.kernels.kernel_order import outputs_first, outputs_last
 from jaxcifar.metrics import Sums
 from jaxcifar.steps import Program, TrainState
@@ -93,9 +94,9 @@ def _from_device(
 ) -> Feed:
     batch_size = config.train.batch_size
     # On a CPU a call costs little beside its step.
-    most = config.train.steps_per_call or (1 if jax.default_backend() == "cpu" else 100)
+    most = config.train.steps_per_call or (1 if is_cpu() else 100)
     # A GPU's loop would copy the state's kernels each turn if they were in another order there.
-    reorders = jax.default_backend() != "cpu"
+    reorders = prefers_outputs_first()
     pack, unpack = (outputs_first, outputs_last) if reorders else (lambda x: x, lambda x: x)
     train_batch = partial(
         device_pipeline.train_batch,

@@ -24,6 +24,7 @@ from jaxcifar.augment.test_time import averaged_logits
 from jaxcifar.config import Durations
 from jaxcifar.data.datasets import DatasetInfo
 from jaxcifar.devices import AXIS
+from jaxcifar.kernels.backend import is_cpu
 from jaxcifar.metrics import Sums, batch_sums, evaluation_sums
 from jaxcifar.metrics.layer_statistics import layer_statistics
 from jaxcifar.models import ternary
@@ -297,7 +298,7 @@ def _gradients(
         (no_grads, state.batch_stats, no_sums),
         (examples, jax.random.split(key, parts)),
         # No loop on a CPU, where the turns are few and long.
-        unroll=parts if jax.default_backend() == "cpu" else 1,
+        unroll=parts if is_cpu() else 1,
     )
     return carry
 

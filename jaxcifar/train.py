@@ -18,6 +18,7 @@ from jaxcifar.errors import StoppedError
 from jaxcifar.evaluate import Evaluator, Results
 from jaxcifar.feed import by_step, create_feed
 from jaxcifar.kernels import native
+from jaxcifar.kernels.backend import is_cpu
 from jaxcifar.reporting.writers import Throughput, Writers, describe
 from jaxcifar.resilience import nonfinite
 from jaxcifar.resilience.checkpoint import Checkpoints, Progress, Restored
@@ -319,5 +320,5 @@ def _headline(run: Run, state: TrainState) -> str:
 
 
 def _cpu_settings() -> list[str]:
-    compiler = native.compiler() if jax.default_backend() == "cpu" else None
+    compiler = native.compiler() if is_cpu() else None
     return environment.in_effect() + ([f"convolutions by {compiler}"] if compiler else [])

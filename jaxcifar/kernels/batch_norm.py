@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from jaxcifar.kernels.backend import is_cpu
+
 _EPSILON = 1e-5
 _DECAY = 0.9  # of the running statistics
 _ones = nn.initializers.ones
@@ -131,7 +133,7 @@ _channel_means.defvjp(lambda x, y: (_channel_means(x, y), (x, y)), _channel_mean
 
 def _channel_sums(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     axes = tuple(range(x.ndim - 1))
-    if jax.default_backend() == "cpu":
+    if is_cpu():
         return x.sum(axes), y.sum(axes)
     # On a GPU a long sum is first one of parts, then one of theirs. The second of x and y are one
     # kernel as one reduction; the first are that anyhow, and XLA vectorises no joint reduction.

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcifar.kernels import native
+from jaxcifar.kernels.backend import is_cpu
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -22,7 +23,7 @@ DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 def for_backend() -> Callable[..., jax.Array]:
     """Returns the convolution that the networks use: this one on a CPU, elsewhere lax's own."""
-    return conv_general_dilated if jax.default_backend() == "cpu" else lax.conv_general_dilated
+    return conv_general_dilated if is_cpu() else lax.conv_general_dilated
 
 
 def conv_general_dilated(

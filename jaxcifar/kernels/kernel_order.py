@@ -1,4 +1,4 @@
-"""The order of convolutions' kernels in memory: [H, W, in, out] here, [out, H, W, in] in cuDNN."""
+"""The order of convolution kernels in memory: [H, W, in, out] in Flax, [out, H, W, in] in cuDNN."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def outputs_first(tree: Any) -> Any:
-    """Returns a tree whose kernels, its arrays of four dimensions, have their outputs first."""
+    """Returns a tree with the output axis of its kernels, the arrays of four axes, moved first."""
     return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0) if x.ndim == 4 else x, tree)
 
 

@@ -10,6 +10,7 @@ from flax import struct
 from jax import lax
 from ml_collections import ConfigDict
 
+from jaxcifar.kernels.backend import is_cpu
 from jaxcifar.kernels.kernel_order import outputs_first
 
 
@@ -98,7 +99,7 @@ class LossScale:
 
 def all_finite(tree: Any) -> jax.Array:
     """Returns whether every number of a tree is finite, as a bool scalar."""
-    if jax.default_backend() != "cpu":
+    if not is_cpu():
         # One kernel reads all arrays, in the order in which they lie there. Without the barrier XLA
         # splits it up again, into the kernels that write the arrays, which then have to copy them.
         leaves = jax.tree.leaves(outputs_first(tree))

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from jaxcifar.config import RESUME, default
 from jaxcifar.errors import InputError
 from jaxcifar.kernels import native
+from jaxcifar.kernels.backend import is_cpu
 
 _FILE = "manifest.json"
 
@@ -219,7 +220,7 @@ def _versions() -> dict[str, str]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             pass
-    if jax.default_backend() == "cpu" and (compiler := native.compiler()):
+    if is_cpu() and (compiler := native.compiler()):
         versions["compiler"] = compiler
     return versions
 
