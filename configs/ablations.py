@@ -1,21 +1,21 @@
-"""What the parts of a CIFAR-10 recipe are worth: ResNet-18 for 100 epochs, with one thing changed.
+"""Ablations of a CIFAR-10 recipe: ResNet-18 for 100 epochs, with one thing changed per variant.
 
     python -m jaxcifar.tools.sweep --config configs/ablations.py --dry_run
-    python -m jaxcifar.tools.sweep --config configs/ablations.py --only baseline,cosine,no_batch_norm
+    python -m jaxcifar.tools.sweep --config configs/ablations.py --only baseline,cosine
     python -m jaxcifar.main --config configs/ablations.py
 
-The last trains the baseline alone. That has the rate, momentum, weight decay and augmentation of
-He et al. 2015, section 4.2, and its milestones, at a half and three quarters of the length.
-Variants are compared on 5,000 training images that are held out. It has not been run here.
+The last command trains the baseline only. It has the learning rate, momentum, weight decay and
+augmentation of He et al. 2015, section 4.2, and drops at one half and three quarters of its length.
+Variants are compared on 5,000 images held out from the training split. Not yet run.
 """
 
 from ml_collections import ConfigDict
 
-from jaxcifar.config import default, form
+from jaxcifar.config import default, with_variant
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """Returns the baseline, or its minutes-long form for "smoke"."""
+    """Returns the baseline, or the variant of its length that the argument names."""
     config = default()
     config.dataset.name = "cifar10"
     config.dataset.validation_size = 5_000
@@ -31,12 +31,12 @@ def get_config(argument: str = "") -> ConfigDict:
     config.schedule.gamma = 0.1
     config.train.num_epochs = 100.0
     config.train.batch_size = 128
-    return form(config, argument)
+    return with_variant(config, argument)
 
 
 def get_sweep() -> dict[str, dict]:
-    """Returns the variants by name, each the fields in which it differs from the baseline."""
-    # Of the recipe and of its smoke form.
+    """Returns the fields in which each variant differs from the baseline, by the variant's name."""
+    # Clears the milestones of both the full recipe and its smoke variant.
     no_milestones = {"schedule.milestones_epochs": (), "schedule.milestones_steps": ()}
     return {
         "baseline": {},
@@ -44,7 +44,7 @@ def get_sweep() -> dict[str, dict]:
         "constant": {"schedule.name": "constant", **no_milestones},
         "resnet34": {"model.name": "resnet34"},
         "resnet50": {"model.name": "resnet50"},
-        # Without normalisation it diverges at the baseline's rate.
+        # Without normalisation, training diverges at the baseline's learning rate.
         "no_batch_norm": {"model.norm": "none", "optimizer.learning_rate": 0.01},
         "batch_32": {"train.batch_size": 32},
         "no_augmentation": {"augment.crop_padding": 0, "augment.horizontal_flip": False},

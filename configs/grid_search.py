@@ -1,21 +1,21 @@
-"""A grid: ResNet-20 on CIFAR-10 for 30 epochs, nine pairs of learning rate and weight decay.
+"""Grid search: ResNet-20 on CIFAR-10 for 30 epochs, nine pairs of learning rate and weight decay.
 
     python -m jaxcifar.tools.sweep --config configs/grid_search.py --dry_run
     python -m jaxcifar.tools.sweep --config configs/grid_search.py
     python -m jaxcifar.main --config configs/grid_search.py
 
-The last trains what all of them share. They are compared on 5,000 training images that are held
-out. It has not been run here.
+The last command trains the recipe that all runs of the grid share. They are compared on 5,000
+images held out from the training split. Not yet run.
 """
 
 from ml_collections import ConfigDict
 from sklearn.model_selection import ParameterGrid
 
-from jaxcifar.config import default, form
+from jaxcifar.config import default, with_variant
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """Returns what all of them share, or its minutes-long form for "smoke"."""
+    """Returns the recipe that all runs share, or the variant that the argument names."""
     config = default()
     config.dataset.name = "cifar10"
     config.dataset.validation_size = 5_000
@@ -23,11 +23,11 @@ def get_config(argument: str = "") -> ConfigDict:
     config.optimizer.nesterov = True
     config.schedule.name = "cosine"
     config.train.num_epochs = 30.0
-    return form(config, argument)
+    return with_variant(config, argument)
 
 
 def get_sweep() -> ParameterGrid:
-    """Returns the variants: each the fields in which it differs."""
+    """Returns the grid: the values of each field that is varied."""
     return ParameterGrid(
         {
             "optimizer.learning_rate": [0.01, 0.05, 0.1],

@@ -1,23 +1,24 @@
-"""A random search: DenseNet-BC (L=40, k=12) on CIFAR-10 for 30 epochs, 20 draws of three fields.
+"""Random search: DenseNet-BC (L=40, k=12) on CIFAR-10 for 30 epochs, 20 draws of three fields.
 
     python -m jaxcifar.tools.sweep --config configs/random_search.py --dry_run
     python -m jaxcifar.tools.sweep --config configs/random_search.py
     python -m jaxcifar.main --config configs/random_search.py
 
-The last trains what all of them share. They are compared on 5,000 training images that are held
-out. Where few of the fields matter, draws find more than a grid of as many runs: Bergstra and
-Bengio 2012, "Random Search for Hyper-Parameter Optimization". It has not been run here.
+The last command trains the recipe that all runs of the search share. They are compared on 5,000
+images held out from the training split. Where only few of the fields matter, random draws find
+better values than a grid of as many runs: Bergstra and Bengio 2012, "Random Search for
+Hyper-Parameter Optimization". Not yet run.
 """
 
 from ml_collections import ConfigDict
 from scipy.stats import loguniform, uniform
 from sklearn.model_selection import ParameterSampler
 
-from jaxcifar.config import default, form
+from jaxcifar.config import default, with_variant
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """Returns what all of them share, or its minutes-long form for "smoke"."""
+    """Returns the recipe that all runs share, or the variant that the argument names."""
     config = default()
     config.dataset.name = "cifar10"
     config.dataset.validation_size = 5_000
@@ -27,11 +28,11 @@ def get_config(argument: str = "") -> ConfigDict:
     config.schedule.name = "cosine"
     config.train.num_epochs = 30.0
     config.train.batch_size = 64
-    return form(config, argument)
+    return with_variant(config, argument)
 
 
 def get_sweep() -> ParameterSampler:
-    """Returns the variants: each the fields in which it differs, the same in every process."""
+    """Returns 20 draws from the distribution of each field, the same ones in every process."""
     fields = {
         "optimizer.learning_rate": loguniform(1e-2, 1),
         "optimizer.weight_decay": loguniform(1e-5, 1e-2),

@@ -1,43 +1,30 @@
 """ResNet-110 on CIFAR-10, 1.73 million parameters: He et al. 2015, section 4.2.
 
     python -m jaxcifar.main --config configs/resnet110.py
+    python -m jaxcifar.main --config configs/resnet110.py:0.1    # a tenth of its length
 
-Expected: 93.57 % test accuracy at the last step, the best of five runs, whose mean is 93.39 % (the
-paper's table 6); a public PyTorch re-run has 93.68 % at its best epoch
+Expected: 93.57 % test accuracy at the last step in the best of five runs, whose mean is 93.39 %
+(table 6 of the paper). A public PyTorch reproduction reaches 93.68 % at its best epoch
 (akamaster/pytorch_resnet_cifar10).
 
-Time: 64,000 steps are 8.2 million images, 10 hours at the 231 images/s measured on 2 CPU cores (AMD
-EPYC, jax 0.10.2, the README's settings for a CPU). It has not been run to its end.
+Time: 64,000 steps are 8.2 million images, 10 hours at the 231 images/s measured on 2 CPU cores
+(AMD EPYC, jax 0.10.2, with the CPU settings of the README). Not yet trained to completion.
 
-The paper chose the recipe on 45,000 training and 5,000 validation images, a split such as
-`--config.dataset.validation_size=5000` makes, and trained on all 50,000 for its results.
+The authors selected the recipe on 45,000 training and 5,000 validation images, a split such as
+`--config.dataset.validation_size=5000` makes, and trained on all 50,000 images for their results.
 """
 
 from ml_collections import ConfigDict
 
-from jaxcifar.config import default, form
+from jaxcifar.config import with_variant
+from jaxcifar.config.recipes import he2015
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """Returns the recipe, or its minutes-long form for "smoke"."""
-    config = default()
-    config.dataset.name = "cifar10"
-    config.augment.crop_padding = 4
-    config.augment.horizontal_flip = True
-    config.model.name = "resnet110"
-    config.model.shortcut = "A"
-    config.optimizer.name = "sgd"
-    config.optimizer.learning_rate = 0.1
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 1e-4
-    config.optimizer.weight_decay_on = "all"
-    config.schedule.name = "multistep"
-    config.schedule.milestones_steps = (32_000, 48_000)
-    config.schedule.gamma = 0.1
-    # The paper's "until the training error is below 80% (about 400 iterations)".
+    """Returns the recipe, or the variant that the argument names."""
+    config = he2015(110)
+    # The paper warms up "until the training error is below 80% (about 400 iterations)".
     config.schedule.warmup_shape = "constant"
     config.schedule.warmup_steps = 400
     config.schedule.warmup_learning_rate = 0.01
-    config.train.num_steps = 64_000
-    config.train.batch_size = 128
-    return form(config, argument)
+    return with_variant(config, argument)

@@ -4,24 +4,24 @@
     python -m jaxcifar.main --config configs/resnet18.py:smoke
 
 Expected: 94.87 % test accuracy, the median of the last ten epochs in OpenMixup's run of 200 epochs
-with a cosine schedule; with `--config.augment.mixup_alpha=1` 95.70 % and with
-`--config.augment.cutmix_alpha=1` 96.11 % there.
+with a cosine schedule. OpenMixup reports 95.70 % with `--config.augment.mixup_alpha=1` and 96.11 %
+with `--config.augment.cutmix_alpha=1`.
 
 Time: 200 epochs are 10 million images, 22 hours at the 124 images/s measured on 2 CPU cores
-(batches of 32, AMD EPYC, jax 0.10.2, the README's settings for a CPU). It has not been run to its
-end.
+(batches of 32, AMD EPYC, jax 0.10.2, with the CPU settings of the README). Not yet trained to
+completion.
 
-The network and the recipe are those of the usual PyTorch repositories: He et al. 2015, table 1, but
-for the stem, and weight decay 5e-4.
+The network and recipe follow common PyTorch implementations: He et al. 2015, table 1, except for
+the stem and a weight decay of 5e-4.
 """
 
 from ml_collections import ConfigDict
 
-from jaxcifar.config import default, form
+from jaxcifar.config import default, with_variant
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """Returns the recipe, or its minutes-long form for "smoke"."""
+    """Returns the recipe, or the variant that the argument names."""
     config = default()
     config.dataset.name = "cifar10"
     config.augment.crop_padding = 4
@@ -32,8 +32,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.optimizer.learning_rate = 0.1
     config.optimizer.momentum = 0.9
     config.optimizer.weight_decay = 5e-4
-    config.optimizer.weight_decay_on = "all"
+    config.optimizer.weight_decay_mask = "all"
     config.schedule.name = "cosine"
     config.train.num_epochs = 200.0
     config.train.batch_size = 128
-    return form(config, argument)
+    return with_variant(config, argument)

@@ -1,38 +1,24 @@
 """ResNet-32 on CIFAR-10, 0.46 million parameters: He et al. 2015, section 4.2.
 
     python -m jaxcifar.main --config configs/resnet32.py
+    python -m jaxcifar.main --config configs/resnet32.py:0.1    # a tenth of its length
 
-Expected: 92.49 % test accuracy at the last step (the paper's table 6); a public PyTorch re-run
-has 92.63 % at its best epoch (akamaster/pytorch_resnet_cifar10).
+Expected: 92.49 % test accuracy at the last step (table 6 of the paper). A public PyTorch
+reproduction reaches 92.63 % at its best epoch (akamaster/pytorch_resnet_cifar10).
 
 Time: 64,000 steps are 8.2 million images, 2.6 hours at the 861 images/s measured on 2 CPU cores
-(AMD EPYC, jax 0.10.2, the README's settings for a CPU). It has not been run to its end.
+(AMD EPYC, jax 0.10.2, with the CPU settings of the README). Not yet trained to completion.
 
-The paper chose the recipe on 45,000 training and 5,000 validation images, a split such as
-`--config.dataset.validation_size=5000` makes, and trained on all 50,000 for its results.
+The authors selected the recipe on 45,000 training and 5,000 validation images, a split such as
+`--config.dataset.validation_size=5000` makes, and trained on all 50,000 images for their results.
 """
 
 from ml_collections import ConfigDict
 
-from jaxcifar.config import default, form
+from jaxcifar.config import with_variant
+from jaxcifar.config.recipes import he2015
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """Returns the recipe, or its minutes-long form for "smoke"."""
-    config = default()
-    config.dataset.name = "cifar10"
-    config.augment.crop_padding = 4
-    config.augment.horizontal_flip = True
-    config.model.name = "resnet32"
-    config.model.shortcut = "A"
-    config.optimizer.name = "sgd"
-    config.optimizer.learning_rate = 0.1
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 1e-4
-    config.optimizer.weight_decay_on = "all"
-    config.schedule.name = "multistep"
-    config.schedule.milestones_steps = (32_000, 48_000)
-    config.schedule.gamma = 0.1
-    config.train.num_steps = 64_000
-    config.train.batch_size = 128
-    return form(config, argument)
+    """Returns the recipe, or the variant that the argument names."""
+    return with_variant(he2015(32), argument)

@@ -126,7 +126,7 @@ def create_program(
             accumulation_steps=config.train.accumulation_steps,
             ema_decay=config.train.ema_decay,
             skip_nonfinite=config.train.on_nonfinite == "skip",
-            watch=durations.watch_every > 0,
+            watch=durations.layer_stats_every > 0,
             watch_gradients=config.log.histograms,
             seed=config.train.seed,
             axis_name=AXIS,

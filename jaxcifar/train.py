@@ -140,7 +140,7 @@ def _attempt(run: Run, program: Program) -> tuple[Results, int, TrainState]:
             steps_per_epoch=length.steps_per_epoch,
             tensorboard=config.log.tensorboard,
             active=is_first_process,
-            layers=length.watch_every > 0,
+            layers=length.layer_stats_every > 0,
             allow_zero=config.model.stochastic_depth > 0,
         ) as writers:
             writers.line(_headline(run, start.state))
@@ -227,7 +227,7 @@ def _loop(
             writers.train(step, scalars | devices.memory(), seconds_left)
             progress = dataclasses.replace(progress, train_sums={})
 
-        if due.watch:
+        if due.layer_stats:
             writers.layers(step, devices.fetch(layers["statistics"]))
             if config.log.histograms:
                 writers.histograms(step, *devices.fetch((state.params, layers["gradients"])))

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from jaxcifar.config import default
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # XLA_FLAGS as the user set them, before conftest.py adds two fake devices.
@@ -28,3 +30,11 @@ RUN = [
     "--config.checkpoint.keep_every_steps=21",
     "--config.log.tensorboard=False",
 ]
+
+
+def make_config(**fields):
+    """Returns a valid config of 100 steps with fields changed, given as section__field=value."""
+    config = default()
+    config.train.num_steps = 100
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
+    return config

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 import time
@@ -41,7 +42,7 @@ QUICKSTART = "--config=configs/quickstart.py"
         (["--config=configs/resnet57.py"], "configs/resnet57.py"),
         (
             ["--config=configs/resnet20.py:smok"],
-            "error: flag --config=configs/resnet20.py:smok: unknown form of the recipe 'smok'. Did",
+            "error: flag --config=configs/resnet20.py:smok: recipe argument 'smok': must be smoke",
         ),
         (
             [QUICKSTART, "--config.optimizer.learning_rat=1"],
@@ -68,7 +69,7 @@ def test_a_bad_config_leaves_nothing_behind(run_main, tmp_path):
         QUICKSTART, f"--workdir={tmp_path / 'run'}", "--config.schedule.gamma=0"
     )
     assert code != 0
-    assert "error: schedule.gamma = 0.0: allowed is above 0 and below 1" in err
+    assert "error: schedule.gamma = 0.0: must be above 0 and below 1" in err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
 
@@ -76,3 +77,17 @@ def test_a_bad_config_leaves_nothing_behind(run_main, tmp_path):
 def test_debug_shows_the_traceback(run_main):
     _, _, err = run_main(QUICKSTART, "--config.schedule.gamma=0", "--debug")
     assert "Traceback" in err and "schedule.gamma" in err
+
+
+def test_a_recipe_at_a_factor_of_its_length_says_so_and_has_a_workdir_of_its_own(
+    command_lines, tmp_path
+):
+    recipe = f"--config={REPOSITORY}/configs/quickstart.py:0.05"
+    fields = ["--config.model.name=resnet8", "--config.log.tensorboard=False"]
+    done = command_lines.run("jaxcifar.main", recipe, *fields, cwd=tmp_path, timeout=300)
+    assert done.code == 0, done.err
+    assert done.out.startswith("0.05 of the recipe's length\n")
+    manifest = json.loads((tmp_path / "runs" / "quickstart_0.05" / "manifest.json").read_text())
+    assert manifest["config"]["train"]["num_epochs"] == 1.0
+    assert manifest["config"]["schedule"]["milestones_epochs"] == [0.6, 0.8]
+    assert manifest["end"]["step"] == 22

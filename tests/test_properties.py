@@ -46,12 +46,12 @@ def test_next_due_is_the_first_step_at_which_something_is_due(num_steps, log, ot
         step_every=0,
         cycle=0,
         restart=0,
-        length=num_steps,
+        schedule_length=num_steps,
         eval_every=evaluate,
         checkpoint_every=save,
         keep_every=keep,
         log_every=log,
-        watch_every=watch,
+        layer_stats_every=watch,
     )
     for step in range(num_steps):
         expected = next(s for s in range(step + 1, num_steps + 1) if any(length.due(s)))
@@ -82,7 +82,7 @@ def schedules(draw):
         schedule.warmup_learning_rate = draw(rates)
         schedule.warmup_shape = draw(st.sampled_from(["linear", "constant"]))
     if schedule.name == "step":
-        schedule.every_steps = draw(st.integers(1, num_steps - 1))
+        schedule.step_every_steps = draw(st.integers(1, num_steps - 1))
     if schedule.name == "multistep":
         steps = st.sets(st.integers(1, num_steps - 1), min_size=1, max_size=4)
         schedule.milestones_steps = tuple(sorted(draw(steps)))
@@ -95,7 +95,7 @@ def schedules(draw):
         schedule.cycle_factor = draw(st.floats(1.0, 3.0))
     if schedule.name in ("one_cycle", "triangular"):
         schedule.initial_learning_rate = draw(rates)
-        schedule.rise = draw(st.floats(0.05, 0.95))
+        schedule.rise_fraction = draw(st.floats(0.05, 0.95))
     return config
 
 
@@ -114,7 +114,7 @@ def rate(config, step):
         return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
     if schedule.name == "step":
-        return peak * schedule.gamma ** ((step + warmup) // schedule.every_steps)
+        return peak * schedule.gamma ** ((step + warmup) // schedule.step_every_steps)
     if schedule.name == "multistep":
         passed = [m for m in schedule.milestones_steps if m <= step + warmup]
         return peak * schedule.gamma ** len(passed)
@@ -128,7 +128,7 @@ def rate(config, step):
             end += cycle
         return between(peak, final, (step - first) / (round(end) - first))
     if schedule.name in ("one_cycle", "triangular"):
-        top, last = schedule.rise * steps - 1, steps - 1
+        top, last = schedule.rise_fraction * steps - 1, steps - 1
         if step < top:
             return between(schedule.initial_learning_rate, peak, step / top)
         if top < 0:  # a rise of less than a step is the first update alone

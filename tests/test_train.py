@@ -124,7 +124,7 @@ def test_average_levels_and_layers_are_written(tmp_path, capsys):
         train__num_steps=4,
         train__ema_decay=0.9,
         model__ternary="twn",
-        log__layers_every_steps=3,
+        log__layer_stats_every_steps=3,
     )
     results = train(config, tmp_path)
     assert list(results) == ["test", "test_ema", "weights"]

@@ -31,7 +31,7 @@ def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     Args:
       config: the `optimizer` section.
     """
-    mask = _is_kernel if config.weight_decay_on == "kernels" else None
+    mask = _is_kernel if config.weight_decay_mask == "kernels" else None
     decay = optax.add_decayed_weights(config.weight_decay, mask=mask)
     trace = optax.trace(config.momentum, config.nesterov)
     if config.name == "adamw":

@@ -25,11 +25,11 @@ def create_schedule(config: ConfigDict, durations: Durations) -> optax.Schedule:
     if config.optimizer.learning_rate_batch_size:
         peak *= config.train.batch_size / config.optimizer.learning_rate_batch_size
 
-    steps = durations.length - warmup
+    steps = durations.schedule_length - warmup
     if schedule.name == "constant":
         base = optax.constant_schedule(peak)
     elif schedule.name == "step":
-        starts, _ = _pieces(durations.step_every, 1, durations.length)
+        starts, _ = _pieces(durations.step_every, 1, durations.schedule_length)
         base = _drops(peak, schedule.gamma, starts[1:])
     elif schedule.name == "multistep":
         base = _drops(peak, schedule.gamma, durations.milestones)
@@ -45,7 +45,7 @@ def create_schedule(config: ConfigDict, durations: Durations) -> optax.Schedule:
     else:
         shape = _cosine if schedule.name == "one_cycle" else optax.linear_schedule
         # Both ends are reached, by the first and the last update, as in PyTorch's OneCycleLR.
-        rise = max(schedule.rise * steps - 1, 1e-9)
+        rise = max(schedule.rise_fraction * steps - 1, 1e-9)
         up = shape(schedule.initial_learning_rate, peak, rise)
         down = shape(peak, schedule.final_learning_rate, steps - 1 - rise)
         base = _after(warmup, optax.join_schedules([up, down], [rise]))
@@ -54,7 +54,7 @@ def create_schedule(config: ConfigDict, durations: Durations) -> optax.Schedule:
         start = schedule.warmup_learning_rate
         end = peak if schedule.warmup_shape == "linear" else start
         base = _switch(warmup, optax.linear_schedule(start, end, warmup), base)
-    if durations.length < durations.num_steps:
+    if durations.schedule_length < durations.num_steps:
         starts, _ = _pieces(durations.restart, 1, durations.num_steps)
         return lambda step: base(step - jnp.array(starts)[_passed(starts[1:], step)])
     return base

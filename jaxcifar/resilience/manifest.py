@@ -20,6 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxcifar.config import RESUME, default
+from jaxcifar.config.structure import with_new_names
 from jaxcifar.errors import InputError
 from jaxcifar.kernels import native
 from jaxcifar.kernels.backend import is_cpu
@@ -170,7 +171,7 @@ def read(workdir: Path) -> dict[str, Any]:
         return {}
     try:
         run = json.loads(path.read_text())
-        return {**run, "config": dict(run["config"])} if "config" in run else {**run}
+        return {**run, "config": with_new_names(run["config"])} if "config" in run else {**run}
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: not valid JSON of a run ({error})") from error
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from jaxcifar import environment
-from jaxcifar.config.validation import check_field
+from jaxcifar.config.structure import check_field
 from jaxcifar.errors import InputError, StoppedError, describe
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")

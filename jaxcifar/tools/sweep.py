@@ -195,7 +195,8 @@ def _trials() -> list[Trial]:
 
 
 def _changed(config: ConfigDict, fields: Fields, where: str) -> ConfigDict:
-    from jaxcifar.config.validation import check_field, validate
+    from jaxcifar.config.structure import check_field
+    from jaxcifar.config.validation import validate
 
     config = config.copy_and_resolve_references()
     try:

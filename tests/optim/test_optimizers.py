@@ -47,7 +47,7 @@ def random_gradients(steps=10):
 @pytest.mark.parametrize("decay_on", ["all", "kernels"])
 def test_sgd_is_the_papers_over_ten_steps(name, nesterov, decay_on):
     config = section(
-        name=name, momentum=0.9, nesterov=nesterov, weight_decay=0.01, weight_decay_on=decay_on
+        name=name, momentum=0.9, nesterov=nesterov, weight_decay=0.01, weight_decay_mask=decay_on
     )
     rate = lambda step: 0.1 if step < 5 else 0.01  # noqa: E731
     gradients = random_gradients()

@@ -40,7 +40,7 @@ def test_constant():
 
 @pytest.mark.parametrize("gamma", [0.1, 0.5])
 def test_step(gamma):
-    found = schedule("step", schedule__every_epochs=4.0, schedule__gamma=gamma)
+    found = schedule("step", schedule__step_every_epochs=4.0, schedule__gamma=gamma)
     check(found, 0.1 * gamma ** (STEPS // 40))
 
 
@@ -74,7 +74,7 @@ def test_warm_restarts(factor):
 def test_one_cycle_rises_and_falls(name):
     found = schedule(
         name,
-        schedule__rise=0.25,
+        schedule__rise_fraction=0.25,
         schedule__initial_learning_rate=0.01,
         schedule__final_learning_rate=0.001,
     )
@@ -108,7 +108,7 @@ def test_curves_begin_where_the_warmup_ends():
     )
     found = schedule("warm_restarts", schedule__warmup_steps=20, schedule__cycle_steps=70)
     check(found, np.where(STEPS < 20, 0.1 * STEPS / 20, cosine((STEPS - 20) % 70 / 70)))
-    found = schedule("triangular", schedule__warmup_steps=100, schedule__rise=0.5)
+    found = schedule("triangular", schedule__warmup_steps=100, schedule__rise_fraction=0.5)
     assert found[100] == 0 and found[199] == pytest.approx(0.1)
 
 
@@ -154,7 +154,7 @@ def test_a_compiled_step_falls_where_it_says(every):
     """A division of floats that is compiled may round to just below a whole number."""
     config = default()
     config.train.num_steps = 9 * every
-    config.schedule.name, config.schedule.every_steps = "step", every
+    config.schedule.name, config.schedule.step_every_steps = "step", every
     rate = jax.jit(create_schedule(config, durations(config, 50_000)))
     for fall in range(1, 9):
         for step, passed in (fall * every - 1, fall - 1), (fall * every, fall):
@@ -165,7 +165,7 @@ def test_a_compiled_step_falls_where_it_says(every):
     "fields",
     [
         {"name": "multistep", "milestones_steps": (100, 250)},
-        {"name": "step", "every_steps": 7},
+        {"name": "step", "step_every_steps": 7},
         {"name": "warm_restarts", "cycle_steps": 7},
         {"name": "cosine", "restart_steps": 7},
     ],
@@ -194,7 +194,7 @@ def test_the_rate_is_linear_in_the_batch_size():
 
 
 GOLDEN_FIELDS = {
-    "step": {"schedule__every_epochs": 20.0, "schedule__gamma": 0.2},
+    "step": {"schedule__step_every_epochs": 20.0, "schedule__gamma": 0.2},
     "multistep": {"schedule__milestones_epochs": (30, 45)},
     "cosine": {"schedule__final_learning_rate": 0.001},
     "warm_restarts": {

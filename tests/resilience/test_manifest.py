@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxcifar.config import RESUME, default, durations
+from jaxcifar.config.fields import OLD_NAMES
 from jaxcifar.data import datasets
 from jaxcifar.data.datasets import Split
 from jaxcifar.errors import InputError
@@ -126,6 +127,26 @@ def test_a_field_younger_than_the_run_had_its_default(config, tmp_path):
     config.train.ema_decay = 0.5
     with pytest.raises(InputError, match="train.ema_decay: 0.0 there, 0.5 here"):
         check_config(tmp_path, config)
+
+
+def test_a_manifest_with_old_field_names_is_that_of_the_same_config(config, tmp_path):
+    config.schedule.name, config.schedule.milestones_steps = "one_cycle", ()
+    config.schedule.rise_fraction = 0.4
+    config.log.layer_stats_every_steps = 10
+    record_start(tmp_path, config, 0, DATA)
+    run = read(tmp_path)
+    for old, new in OLD_NAMES.items():
+        section, name = old.split(".")
+        run["config"][section][name] = run["config"][section].pop(new.split(".")[1])
+    write_json(tmp_path / "manifest.json", run)
+    check_config(tmp_path, config)
+    config.schedule.rise_fraction = 0.5
+    with pytest.raises(InputError, match="schedule.rise_fraction: 0.4 there, 0.5 here"):
+        check_config(tmp_path, config)
+    record_start(tmp_path, config, 7, DATA)
+    run = json.loads((tmp_path / "manifest.json").read_text())
+    assert run["config"]["schedule"]["rise_fraction"] == 0.5
+    assert "rise" not in run["config"]["schedule"]
 
 
 def test_other_data_are_refused_with_both_fingerprints(config, tmp_path):

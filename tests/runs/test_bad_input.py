@@ -86,11 +86,16 @@ COMMANDS = {
     "main: no such recipe": (MAIN, ["--config=nowhere/r.py"], ["nowhere/r.py"]),
     "main: recipe is a directory": (MAIN, [f"--config={REPOSITORY}/configs"], ["configs"]),
     "main: recipe of another kind": (MAIN, [f"--config={REPOSITORY}/README.md"], ["README.md"]),
-    "main: recipe takes no argument": (MAIN, [QUICKSTART + ":smoke"], ["quickstart.py:smoke"]),
-    "main: unknown form": (
+    "main: unknown variant": (
         MAIN,
         [f"--config={REPOSITORY}/configs/resnet20.py:smok"],
-        ["form of the recipe 'smok'", "'smoke'"],
+        ["recipe argument 'smok'", "smoke or a number above 0"],
+    ),
+    "main: length of zero": (MAIN, [QUICKSTART + ":0"], ["recipe argument '0'", "above 0"]),
+    "main: unknown network": (
+        MAIN,
+        [f"--config={REPOSITORY}/configs/densenet121.py:densenet211,0.1"],
+        ["recipe argument 'densenet211,0.1'", "densenet201", "cifar100", "smoke"],
     ),
     "main: eval without a run": (MAIN, [*SMALL, "--mode=eval"], ["run", "no checkpoint"]),
     "main: workdir below a file": (MAIN, [*SMALL, "--workdir=/dev/null/run"], ["/dev/null"]),
@@ -185,7 +190,7 @@ def test_what_ends_a_command_from_outside_is_no_traceback(
     command_lines, tmp_path, error, code, messages
 ):
     script = tmp_path / "script.py"
-    text = f"import jax\nfrom jaxcifar import cli\ndef main():\n    raise {error}\n"
+    text = f"import jax\nfrom jaxcifar.tools import cli\ndef main():\n    raise {error}\n"
     script.write_text(text + "from absl import flags\ncli.run(main, '')\n")
     done = command_lines.run(str(script), cwd=tmp_path)
     assert done.code == code and not done.out
@@ -200,7 +205,7 @@ FIELDS = {
     "train.batch_size=": ["train.batch_size="],
     "train.batch_size=0": ["train.batch_size = 0", "from 1 to 1048576"],
     "train.batch_size=1000000000000": ["train.batch_size"],
-    "train.num_steps=-1": ["train.num_steps = -1", "0 or more"],
+    "train.num_steps=-1": ["train.num_steps = -1", "at least 0"],
     "train.num_steps=99999999999": ["train.num_steps = 99999999999"],
     "train.seed=4294967296": ["train.seed = 4294967296", "below 4294967296"],
     "train.precision=float8": ["train.precision = 'float8'", "bfloat16"],
@@ -228,10 +233,13 @@ FIELDS = {
     "train.num_epochs=1e300": ["train.num_steps or _epochs", "2147483647"],
     "schedule.milestones_epochs=(12,inf)": ["schedule.milestones_epochs", "increasing"],
     "schedule.milestones_epochs=(12,": ["schedule.milestones_epochs"],
-    "schedule.milestones_epochs=(12,99)": ["schedule.milestones", "end of the schedule"],
+    "schedule.milestones_epochs=(12,99)": [
+        *("schedule.milestones", "end of the schedule", "--config RECIPE.py:0.1"),
+    ],
+    "schedule.every_steps=9": ["'schedule.every_steps'", "renamed to 'schedule.step_every_steps'"],
     "schedule.cycle_epochs=3": ["schedule.cycle_epochs", "warm_restarts"],
     "schedule.warmup_epochs=1e300": ["schedule.warmup"],
-    "log.every_steps=-1": ["log.every_steps = -1", "0 or more"],
+    "log.every_steps=-1": ["log.every_steps = -1", "at least 0"],
     "eval.checkpoint=last": ["eval.checkpoint = 'last'", "latest"],
     "eval.test_time_shift=8": ["eval.test_time_shift = 8", "8x8"],
     "augment.groups=((0.5,(('blur',1.0),)),)": ["augment.groups"],
@@ -265,6 +273,10 @@ RECIPES = {
     "added field": (
         RECIPE.format(change="config.unlock(); config.train.momentun = 1"),
         ["train.momentun"],
+    ),
+    "a field's old name": (
+        RECIPE.format(change="config.schedule.rise = 0.5"),
+        ["recipe.py", "'schedule.rise'", "renamed to 'schedule.rise_fraction'"],
     ),
     "missing field": (RECIPE.format(change="config.unlock(); del config.train.seed"), ["seed"]),
     "missing section": (RECIPE.format(change="config.unlock(); del config.eval"), ["eval"]),
@@ -312,6 +324,12 @@ def test_recipes(refused, tmp_path, name):
     path = tmp_path / "recipe.py"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     refused(MAIN, [f"--config={path}", "--workdir=run"], *messages)
+
+
+def test_an_argument_for_a_recipe_that_takes_none(refused, tmp_path):
+    path = tmp_path / "recipe.py"
+    path.write_text(RECIPE.format(change=""))
+    refused(MAIN, [f"--config={path}:0.1", "--workdir=run"], "recipe.py:0.1")
 
 
 # Workdirs ----------------------------------------------------------------------------------------
