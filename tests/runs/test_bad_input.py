@@ -176,7 +176,7 @@ def test_debug_shows_where_an_error_comes_from(command_lines, tmp_path, target, 
         (
             "jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.')",
             1,
-            ["error: the device has too little memory", "9 bytes", "train.batch_size"],
+            ["error: out of device memory", "9 bytes", "train.batch_size"],
         ),
         ("KeyboardInterrupt()", 130, []),
     ],
@@ -185,7 +185,7 @@ def test_what_ends_a_command_from_outside_is_no_traceback(
     command_lines, tmp_path, error, code, messages
 ):
     script = tmp_path / "script.py"
-    text = f"import jax\nfrom jaxcifar import cli\ndef main():\n    raise {error}\n"
+    text = f"import jax\nfrom jaxcifar.tools import cli\ndef main():\n    raise {error}\n"
     script.write_text(text + "from absl import flags\ncli.run(main, '')\n")
     done = command_lines.run(str(script), cwd=tmp_path)
     assert done.code == code and not done.out
