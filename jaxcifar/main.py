@@ -42,8 +42,8 @@ def main() -> None:
     if _CONFIG.value is None:
         raise InputError("--config must name a recipe, e.g. --config=configs/resnet20.py")
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).name.replace(".py", "")
-    workdir = _WORKDIR.value or "runs/" + re.sub(r"[^\w.-]+", "_", name)
-    workdir = cli.run_directory("workdir", workdir)
+    default_workdir = "runs/" + re.sub(r"[^\w.-]+", "_", name)
+    workdir = cli.run_directory("workdir", _WORKDIR.value or default_workdir)
     if _MODE.value == "eval":
         evaluate_run(_CONFIG.value, workdir)
     else:

@@ -20,8 +20,8 @@ from jaxcifar.tools import cli
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe file, e.g. configs/resnet20.py.", lock_config=True
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
-_FILE = flags.DEFINE_string("file", None, "safetensors file to write or read.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+_FILE = flags.DEFINE_string("file", None, "safetensors file to write or read.", required=True)
 _TO = flags.DEFINE_enum("to", None, ["torch"], "Write the weights of the run to the file.")
 _FROM = flags.DEFINE_enum(
     "from", None, ["torch"], "Create a run that starts from the weights in the file."
@@ -89,6 +89,7 @@ def read_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
       InputError: if the workdir has checkpoints or belongs to a different config, or the file is
         missing, damaged or of a different network.
     """
+    import dataclasses
     import hashlib
 
     import jax
@@ -123,7 +124,7 @@ def read_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
     with WriterLock(workdir) as lock:
         lock.acquire()
         checkpoints = Checkpoints(directory)
-        state = state.replace(**values, ema=values if state.ema else {})
+        state = dataclasses.replace(state, **values, ema=values if state.ema else {})
         checkpoints.save(0, jax.device_get(state), Progress())
         checkpoints.wait()
         if failure := checkpoints.failure():
@@ -135,5 +136,5 @@ def read_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir", "file"])
+    flags.mark_flag_as_required("config")
     cli.run(main, __doc__)

@@ -165,13 +165,13 @@ def _row(
     config = runs[0].config
     differing = []
     for field in fields:
-        values = Counter(json.dumps(summary.config.get(field)) for summary in summaries)
+        counts = Counter(json.dumps(summary.config.get(field)) for summary in summaries)
         value = json.dumps(config.get(field))
-        if values[value] * 2 <= len(summaries):
+        if counts[value] * 2 <= len(summaries):
             differing.append(field + "=" + value.strip('"'))
     name = runs[0].name
     if len(runs) > 1:
-        prefix = os.path.commonprefix([summary.name for summary in runs])
+        prefix = os.path.commonprefix([summary.name for summary in runs])  # noqa: RUF071, by character
         name = re.sub(r"[/_-]*(seed)?[/_-]*$", "", prefix) or name
     if not runs[0].finished:
         name += " (unfinished)"

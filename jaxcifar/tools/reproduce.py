@@ -109,7 +109,8 @@ def _software(run: dict[str, Any]) -> Iterator[str]:
 
 
 def _differences(config: ConfigDict, workdir: Path, out: Path) -> Iterator[str]:
-    for one, other in zip_longest(_rows(workdir), _rows(out), fillvalue={}):
+    nothing: dict[str, str] = {}
+    for one, other in zip_longest(_rows(workdir), _rows(out), fillvalue=nothing):
         row = f"  metrics.csv, step {(one or other)['step']}, {(one or other)['split']}:"
         if not (one and other):
             yield f"{row} row exists only in the {'original' if one else 'reproduction'}"
