@@ -1,18 +1,20 @@
-"""What must be set before a library starts: the entry points call `prepare` first of all.
+"""Environment set-up that must happen before JAX is imported: entry points call `prepare` first.
 
-On a CPU, two settings make a train step two to four times as fast, beside `models.native`:
+On a CPU, two settings make a train step two to four times as fast, in addition to the compiled
+convolutions of `kernels.native`:
 
-- an XLA flag that keeps single convolutions from YNNPACK, which is slower at them;
-- a malloc that takes huge pages and keeps what it has, as XLA allocates its buffers anew in each
-  step, and page faults take up to half of it. The process then stays as large as it ever was. The
-  C library reads this at the start, so the process replaces itself once.
+- an XLA flag that stops XLA from handing single convolutions to YNNPACK, which is slower at them;
+- malloc settings that use huge pages and never return memory to the system. XLA allocates its
+  buffers anew in each step, and page faults would take up to half of the step. In return, the
+  process never shrinks. The C library reads these settings when a process starts, so the process
+  replaces itself once.
 
-They are set on Linux, for the versions of jaxlib that are known to take the flag, where JAX has no
-accelerator to use, and never over what the user has set. JAXCIFAR_CPU_SETTINGS=0 switches them off,
-and the compiled convolutions as well.
+They are applied on Linux only, where JAX has no accelerator to use, for versions of jaxlib known to
+accept the flag, and never override what the user has set. JAXCIFAR_CPU_SETTINGS=0 switches them
+off, and the compiled convolutions as well.
 
-Compiled programs are kept in the user's cache directory, so that a second start is quick;
-JAX_COMPILATION_CACHE_DIR moves them and JAX_ENABLE_COMPILATION_CACHE=false switches that off.
+Compiled programs are cached in the user's cache directory, so that later starts are quick.
+JAX_COMPILATION_CACHE_DIR moves the cache, JAX_ENABLE_COMPILATION_CACHE=false switches it off.
 """
 
 import hashlib
@@ -30,7 +32,7 @@ from types import ModuleType
 
 _XLA_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _XLA_SETTING = f"{_XLA_FLAG}=-INDIVIDUAL_CONVOLUTION"
-# Huge pages; all memory in one heap, not in mappings of their own; and none of it given back.
+# Huge pages; all memory in one heap rather than in separate mappings; and none of it returned.
 _MALLOC = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.arena_max=1:"
     f"glibc.malloc.trim_threshold={2**40}"
@@ -41,7 +43,7 @@ _ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "
 
 
 def prepare() -> None:
-    """Sets what this module describes; call it before JAX is imported. May replace the process."""
+    """Applies these settings; call it before importing JAX. May replace the process."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache_directory(os.environ, "xla"))
     settings = cpu_settings(os.environ)
@@ -52,7 +54,14 @@ def prepare() -> None:
 
 
 def cpu_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """Returns the environment variables, with new values, that speed up a CPU; {} if none do."""
+    """Returns the environment variables to set for speed on a CPU, with their new values.
+
+    Args:
+      environ: the environment, whose own settings take precedence.
+
+    Returns:
+      The variables to change; empty if JAX uses an accelerator or there is nothing to change.
+    """
     accelerated = any(map(importlib.util.find_spec, _ACCELERATORS))
     if environ.get("JAX_PLATFORMS", "" if accelerated else "cpu") != "cpu":
         return {}
@@ -78,33 +87,38 @@ def cpu_settings(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def cpu_settings_allowed(environ: Mapping[str, str]) -> bool:
-    """Returns whether this is Linux, and the user has not switched them off."""
+    """Returns whether this is Linux and the user has not switched the CPU settings off."""
     return sys.platform == "linux" and environ.get("JAXCIFAR_CPU_SETTINGS") != "0"
 
 
 def make_deterministic() -> None:
-    """Has XLA use only operations on a GPU that give the same bits each time, and no autotuning.
+    """Restricts XLA on a GPU to deterministic operations, without autotuning.
 
-    Call it before JAX has looked for its devices, which is when XLA reads its flags.
+    Call it before JAX initialises its devices, which is when XLA reads its flags.
     """
     if _DETERMINISTIC not in (flags := os.environ.get("XLA_FLAGS", "")):
         os.environ["XLA_FLAGS"] = f"{flags} {_DETERMINISTIC}=true".strip()
 
 
 def in_effect() -> list[str]:
-    """Returns the two settings as far as this process has them, whoever set them."""
+    """Returns those of the CPU settings that are active in this process, whoever set them."""
     found = re.findall(rf"{_XLA_FLAG}=\S+", os.environ.get("XLA_FLAGS", ""))
     malloc = re.findall(r"glibc\.malloc\.\w+=\d+", os.environ.get("GLIBC_TUNABLES", ""))
     return found + ([":".join(malloc)] if malloc else [])
 
 
 def cache_directory(environ: Mapping[str, str], what: str) -> Path:
-    """Returns where the user keeps what was compiled for this kind of processor."""
+    """Returns the user's cache directory for programs compiled for this kind of processor.
+
+    Args:
+      environ: the environment; XDG_CACHE_HOME moves the cache.
+      what: name of the subdirectory.
+    """
     try:
         base = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # a user without a home
         base = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
-    # Programs for a CPU hold its instructions, and a home directory may be shared by several kinds.
+    # Compiled programs use the CPU's own instructions, and different machines may share a home.
     cpu = Path("/proc/cpuinfo")
     flags = (
         re.search(r"^(flags|Features).*", cpu.read_text(), re.MULTILINE) if cpu.exists() else None

@@ -1,4 +1,4 @@
-"""Trains or evaluates a recipe, or runs a finished run again.
+"""Trains or evaluates a recipe, or reproduces a finished run.
 
     python -m jaxcifar.main --config configs/resnet56.py
     python -m jaxcifar.main --config configs/resnet56.py --config.train.seed=1 --workdir runs/seed1
@@ -6,9 +6,10 @@
     python -m jaxcifar.main --config configs/resnet56.py --mode eval
     python -m jaxcifar.main --workdir runs/seed1 --mode reproduce
 
-Run again with the same workdir it resumes from its last checkpoint. RECIPE.py:0.1 trains a recipe
+Rerun with the same workdir, a run resumes from its last checkpoint. RECIPE.py:0.1 trains a recipe
 for a tenth of its length, RECIPE.py:smoke for 20 steps on random images. Any field of the config
-can be set on the command line; `python -m jaxcifar.tools.fields` lists them.
+can be set on the command line; `jaxcifar fields` lists them. `jaxcifar train`, `jaxcifar eval` and
+`jaxcifar reproduce` do the same.
 """
 
 import re
@@ -22,26 +23,31 @@ from jaxcifar.config.variants import length_factor
 from jaxcifar.errors import InputError
 from jaxcifar.tools import cli
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept [runs/<config name>].")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Recipe file, e.g. configs/resnet20.py.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run [runs/<config name>].")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "reproduce"], "What to do.")
-_OUT = flags.DEFINE_string("out", None, "Of --mode reproduce [<workdir>/reproduction].")
-_ACCEPT = flags.DEFINE_bool("accept_config_change", False, "Go on in a run of another config.")
+_OUT = flags.DEFINE_string(
+    "out", None, "Output directory for --mode reproduce [<workdir>/reproduction]."
+)
+_ACCEPT = flags.DEFINE_bool(
+    "accept_config_change", False, "Resume even though the config has changed."
+)
 
 
 def main() -> None:
-    """Does what the flags say."""
-    from jaxcifar.evaluate import evaluate_run  # not before --help is answered
+    """Trains, evaluates or reproduces, as the flags say."""
+    from jaxcifar.evaluate import evaluate_run  # slow to import; --help needs neither
     from jaxcifar.train import train
 
     if _MODE.value == "reproduce":
         return _reproduce()
     if _CONFIG.value is None:
-        raise InputError("--config must name a recipe, as configs/resnet20.py")
+        raise InputError("--config must name a recipe, e.g. --config=configs/resnet20.py")
     recipe = config_flags.get_config_filename(flags.FLAGS["config"])
-    name = Path(recipe).name.replace(".py", "")
-    workdir = _WORKDIR.value or "runs/" + re.sub(r"[^\w.-]+", "_", name)
-    workdir = cli.run_directory("workdir", workdir)
+    default_workdir = "runs/" + re.sub(r"[^\w.-]+", "_", Path(recipe).name.replace(".py", ""))
+    workdir = cli.run_directory("workdir", _WORKDIR.value or default_workdir)
     if _MODE.value == "eval":
         evaluate_run(_CONFIG.value, workdir)
     else:
@@ -54,7 +60,9 @@ def _reproduce() -> None:
     from jaxcifar.tools.reproduce import reproduce
 
     if _CONFIG.value or not _WORKDIR.value:
-        raise InputError("--mode reproduce takes --workdir and no --config, which the run has")
+        raise InputError(
+            "--mode reproduce takes --workdir and no --config: the run has recorded its own"
+        )
     workdir = Path(_WORKDIR.value)
     out = cli.run_directory("out", _OUT.value or str(workdir / "reproduction"))
     if not reproduce(workdir, out):

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Measures and proves this project on one machine, for its results to be recorded:
+# Runs the benchmark and the reference trainings on one machine and records the results:
 #
 #     bash scripts/prove.sh OUT [PYTHON_WITH_PYTORCH] [-- FLAGS_OF_MAIN]
 #
-# the benchmark, beside PyTorch if an interpreter with it is named; then ResNet-56 to its end with
-# three seeds, and ResNet-18. Run again after a cut it goes on: a finished part is not repeated.
-# OUT gets benchmark/, and a directory for each run with metrics.csv, manifest.json (hardware,
-# versions, commit, command, final accuracy) and checkpoints/; last comes a table of the runs. To see
-# that it works, in minutes and without data, put before the command:
+# First comes the benchmark, beside PyTorch if an interpreter that has it is given; then ResNet-56
+# with three seeds and ResNet-18, all to the end. Rerunning the command resumes where it stopped;
+# finished parts are not repeated. OUT receives benchmark/ and a directory per run with metrics.csv,
+# manifest.json (hardware, versions, commit, command, final accuracy) and checkpoints/; a table of
+# the runs is printed at the end. To try it in minutes and without data, put before the command:
 # FORM=:smoke BENCHMARK_FLAGS="--models resnet8@8 --seconds 0.2"
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,7 +24,7 @@ python=${PYTHON:-.venv/bin/python}
 
 code=0
 if ! grep -qs '"finished": true' "$out/benchmark/benchmark.json"; then
-    # A task that fails there, without TensorFlow say, does not hold up the trainings.
+    # A benchmark task that fails, e.g. without TensorFlow, does not stop the trainings.
     "$python" scripts/benchmark/benchmark.py --out "$out/benchmark" "${peer[@]}" ${BENCHMARK_FLAGS:-} || code=$?
 fi
 for seed in 0 1 2; do

@@ -1,16 +1,22 @@
 #!/usr/bin/env bash
-# From nothing to a trained network: makes .venv, installs, and trains on embedded data (a minute).
+# From a fresh checkout to a trained network: creates .venv, installs the package, and trains on a
+# small bundled dataset for about a minute. PYTHON and TF are those of setup.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh
 
 config=configs/quickstart.py
-.venv/bin/python -m jaxcifar.main --config $config
+# TensorBoard logs need TensorFlow, an optional dependency.
+tensorboard=$(.venv/bin/python -c "
+import importlib.util
+print(importlib.util.find_spec('tensorflow') is not None)")
+.venv/bin/python -m jaxcifar.main --config $config --config.log.tensorboard="$tensorboard"
 cat <<END
 
 What to try next, after  source .venv/bin/activate
-  evaluate it again:      python -m jaxcifar.main --config $config --mode eval
-  change a field:         python -m jaxcifar.main --config $config \\
-                              --workdir runs/lr0.05 --config.optimizer.learning_rate=0.05
+  evaluate it again:      jaxcifar eval --config $config --config.log.tensorboard=$tensorboard
+  change a field:         jaxcifar train --config $config --workdir runs/lr0.05 \\
+                              --config.optimizer.learning_rate=0.05
+  see all commands:       jaxcifar --help
   He et al. on CIFAR-10:  python -m jaxcifar.main --config configs/resnet20.py
 END

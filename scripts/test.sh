@@ -1,6 +1,13 @@
 #!/usr/bin/env bash
-# Makes .venv with the test extra and runs pytest; arguments go to pytest, as -m slow.
+# Creates .venv with the test extra and checks the code: lint, format, import contract, types,
+# tests. Arguments go to pytest, e.g. -m slow. VENV, PYTHON and TF are those of setup.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh test
-exec .venv/bin/python -m pytest "$@"
+
+bin=${VENV:-.venv}/bin
+"$bin/ruff" check --quiet .
+"$bin/ruff" format --quiet --check .
+"$bin/lint-imports" --no-logo
+"$bin/mypy"
+exec "$bin/python" -m pytest "$@"

@@ -5,6 +5,7 @@ entry point as `python -m` does, from its flags to its exit code.
 """
 
 import gc
+import importlib.util
 import json
 import os
 import runpy
@@ -66,13 +67,15 @@ class CommandLines:
 def _serve() -> None:
     sys.dont_write_bytecode = True  # a recipe's folder is to stay as it is
     # What takes long to import, and starts no thread by that.
-    import jaxcifar.data.cifar_archives
     import orbax.checkpoint  # noqa: F401
     import sklearn.datasets  # noqa: F401
-    import tensorflow_datasets  # noqa: F401
-    from clu import metric_writers  # noqa: F401
 
+    import jaxcifar.data.cifar_archives
     import jaxcifar.train  # noqa: F401
+
+    if importlib.util.find_spec("tensorflow"):
+        import tensorflow_datasets  # noqa: F401
+        from clu import metric_writers  # noqa: F401
 
     gc.freeze()
     for line in sys.stdin:

@@ -1,6 +1,8 @@
 """Two fake devices, and the data and processes that several tests need."""
 
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,33 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 _CACHE = tempfile.TemporaryDirectory(prefix="jaxcifar_test_")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+
+def _skip_without_tensorflow(error: BaseException) -> None:
+    """Turns an error into a skipped test if it says that TensorFlow is not installed."""
+    missing = re.search(r"No module named 'tensorflow|jaxcifar\[tf\]", str(error))
+    if missing and importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("needs TensorFlow, an optional dependency")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    """Skips a test whose fixtures need TensorFlow where it is not installed."""
+    try:
+        return (yield)
+    except Exception as error:
+        _skip_without_tensorflow(error)
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Skips a test that needs TensorFlow where it is not installed."""
+    try:
+        return (yield)
+    except Exception as error:
+        _skip_without_tensorflow(error)
+        raise
 
 
 @pytest.fixture(scope="session")

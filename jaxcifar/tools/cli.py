@@ -1,4 +1,4 @@
-"""What the command lines share: help without imports, and errors of one screen."""
+"""Shared command-line code: fast --help and one-screen error messages."""
 
 import os
 import re
@@ -14,15 +14,16 @@ from jaxcifar import environment
 from jaxcifar.config.structure import check_field
 from jaxcifar.errors import InputError, StoppedError, describe
 
-_DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+_HINT = "(run with --help for usage, --debug for a traceback)"
+_DEBUG = flags.DEFINE_bool("debug", False, "Show the full traceback of an error.")
 
 
 def run(main: Callable[[], None], doc: str) -> None:
-    """Prepares the process, reads the flags and the recipe, if any, and calls `main`; no return.
+    """Prepares the process, parses the flags and the recipe, calls `main` and exits.
 
     Args:
-      main: does what the flags say.
-      doc: the help, above the flags.
+      main: function to run once the flags are parsed.
+      doc: help text to print above the list of flags.
     """
 
     def call(_: list[str]) -> None:
@@ -32,7 +33,7 @@ def run(main: Callable[[], None], doc: str) -> None:
             if _DEBUG.value:
                 raise
             sys.exit(f"error: {describe(error)}")
-        except KeyboardInterrupt:  # what trains handles it
+        except KeyboardInterrupt:  # training handles it itself
             sys.exit(128 + signal.SIGINT)
         except StoppedError as error:
             if _DEBUG.value and error.__cause__:
@@ -41,13 +42,13 @@ def run(main: Callable[[], None], doc: str) -> None:
             if error.at_once:
                 os._exit(error.code)
             sys.exit(error.code)
-        except RuntimeError as error:  # JAX's for a device without memory has no type of its own
+        except RuntimeError as error:  # JAX has no own type for running out of memory
             if _DEBUG.value or "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             sys.exit(
-                f"error: the device has too little memory: {str(error).splitlines()[0]}\n"
-                "A smaller train.batch_size or eval.batch_size, more train.accumulation_steps, "
-                "train.precision = 'bfloat16' or, for a DenseNet, model.recompute may help."
+                f"error: out of device memory: {str(error).splitlines()[0]}\n"
+                "Try a smaller train.batch_size or eval.batch_size, more train.accumulation_steps, "
+                "train.precision = 'bfloat16' or, for a DenseNet, model.recompute."
             )
 
     environment.prepare()
@@ -55,22 +56,26 @@ def run(main: Callable[[], None], doc: str) -> None:
 
 
 def run_directory(flag: str, name: str) -> Path:
-    """Returns the path that a flag names, which is a directory that can be written or made.
+    """Returns the path that a flag names, after checking that it is, or can become, writable.
+
+    Args:
+      flag: name of the flag, for error messages.
+      name: value of the flag.
 
     Raises:
-      InputError: if it cannot be one.
+      InputError: if the path cannot be used as the directory of a run.
     """
     path = Path(name)
     if found := re.search(r"[\[\]\\]", str(path.resolve())):
         raise InputError(
-            f"--{flag}={name}: Orbax cannot read what it writes where a directory's name has a "
-            f"{found[0]}; choose another --{flag}"
+            f"--{flag}={name}: Orbax cannot read back checkpoints from a path that contains "
+            f"{found[0]!r}; choose another --{flag}"
         )
     existing = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
     if not existing.is_dir():
         raise InputError(f"--{flag}={name}: {existing} is not a directory; choose another --{flag}")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"--{flag}={name}: {existing} cannot be written; choose another --{flag}")
+        raise InputError(f"--{flag}={name}: {existing} is not writable; choose another --{flag}")
     return path
 
 
@@ -78,34 +83,36 @@ def _parse(argv: list[str], doc: str) -> list[str]:
     if {"-h", "-help", "--help"} & set(argv):
         print(doc + flags.FLAGS.main_module_help() + "\n" + flags.FLAGS.module_help(__name__))
         sys.exit(0)
-    logging.use_absl_handler()  # or it says that flags are not parsed yet
+    logging.use_absl_handler()  # otherwise absl warns that flags are not parsed yet
     try:
         for field in re.findall(r"^--?config\.([\w.]+)", "\n".join(argv), re.MULTILINE):
             check_field(field)
         if rest := flags.FLAGS(argv)[1:]:
             raise InputError(f"unexpected argument {rest[0]!r}")
         if flags.FLAGS["verbosity"].using_default_value:
-            flags.FLAGS.verbosity = -1  # warnings alone, or absl shows all that Orbax logs
+            flags.FLAGS["verbosity"].value = -1  # warnings only: Orbax logs a great deal
         for name in flags.FLAGS:
             given = flags.FLAGS[name].present and not name.startswith("config")
             if given and flags.FLAGS[name].value == "":
                 raise InputError(f"--{name} is empty")
         config = flags.FLAGS.config if "config" in flags.FLAGS else None
-        if config is not None and not hasattr(config, "lock"):  # raises, if it could not be read
+        if config is not None and not hasattr(
+            config, "lock"
+        ):  # reading it raises if the recipe failed
             raise TypeError(f"get_config returned a {type(config).__name__}, not a ConfigDict")
     except (Exception, SystemExit) as error:  # a recipe may raise anything
-        # With another code it has said why, as absl's --helpfull has.
+        # With a non-zero code the reason has been printed already, as by absl's --helpfull.
         if "--debug" in argv or (isinstance(error, SystemExit) and error.code):
             raise
-        sys.exit(f"error: {_brief(error, argv)}\n(--help: usage; --debug: where it comes from)")
+        sys.exit(f"error: {_brief(error, argv)}\n{_HINT}")
     return argv[:1]
 
 
 def _brief(error: BaseException, argv: list[str]) -> str:
-    """What an error says; of one from a recipe, whatever raised it, with the recipe's name."""
+    """The message of an error, prefixed with the recipe's name if it arose there."""
     text = str(error.args[0] if isinstance(error, KeyError) else error).strip()
     if isinstance(error, SystemExit):
-        text = "the recipe ended the process"
+        text = "the recipe exited"
     if "\nTraceback" in text:  # quoted by ml_collections
         flag, reason = text.split(": ", 1)[0], text.splitlines()[-1]
         return f"{flag}: {reason.removeprefix('jaxcifar.errors.InputError: ')}"

@@ -1,12 +1,12 @@
-"""Takes a run's weights to PyTorch, or PyTorch's to a run, as safetensors files.
+"""Exports a run's weights to PyTorch, or imports PyTorch weights into a run, as safetensors files.
 
-    python -m jaxcifar.tools.export --config configs/resnet56.py --workdir runs/a --to torch --file a.st
-    python -m jaxcifar.tools.export --config configs/resnet56.py --workdir runs/b --from torch --file a.st
+    jaxcifar export --config configs/resnet56.py --workdir runs/a --to torch --file a.safetensors
+    jaxcifar export --config configs/resnet56.py --workdir runs/b --from torch --file a.safetensors
 
-The first writes the checkpoint that `eval.checkpoint` names. The second makes a workdir whose
-training starts from the file's weights, and that can be evaluated as it is. Names and layout are
-torchvision's where it has the network (the ResNets from 18 layers on and the DenseNets, with the
-ImageNet stem), and in the same manner elsewhere.
+The first command writes the checkpoint that `eval.checkpoint` names. The second creates a workdir
+that can be evaluated as it is, or trained from the weights of the file. Names and layout are those
+of torchvision for the networks it has (ResNets of 18 layers or more and DenseNets, with the
+ImageNet stem), and follow the same pattern for all others.
 """
 
 from pathlib import Path
@@ -17,17 +17,21 @@ from ml_collections import ConfigDict, config_flags
 from jaxcifar.errors import InputError, StoppedError
 from jaxcifar.tools import cli
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's.")
-_FILE = flags.DEFINE_string("file", None, "A safetensors file.")
-_TO = flags.DEFINE_enum("to", None, ["torch"], "Write the run's weights to the file.")
-_FROM = flags.DEFINE_enum("from", None, ["torch"], "Start a run from the file's weights.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Recipe file, e.g. configs/resnet20.py.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+_FILE = flags.DEFINE_string("file", None, "safetensors file to write or read.", required=True)
+_TO = flags.DEFINE_enum("to", None, ["torch"], "Write the weights of the run to the file.")
+_FROM = flags.DEFINE_enum(
+    "from", None, ["torch"], "Create a run that starts from the weights in the file."
+)
 
 
 def main() -> None:
-    """Does what the flags say."""
+    """Exports or imports weights, as the flags say."""
     if bool(_TO.value) == bool(_FROM.value):
-        raise InputError("give one of --to and --from")
+        raise InputError("give exactly one of --to and --from")
     config, file = _CONFIG.value, Path(_FILE.value)
     if _TO.value:
         write_torch(config, Path(_WORKDIR.value), file)
@@ -39,15 +43,15 @@ def write_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
     """Writes the weights of a run's checkpoint to a safetensors file.
 
     Args:
-      config: that of the run; `eval.checkpoint` chooses the checkpoint.
-      workdir: of the run.
-      file: replaced as a whole, if it exists.
+      config: config of the run; `eval.checkpoint` selects the checkpoint.
+      workdir: directory of the run.
+      file: output file; replaced atomically if it exists.
 
     Raises:
-      InputError: if the config is not the run's, there is no such checkpoint, PyTorch has no layers
-        for the network's, or the file cannot be written.
+      InputError: if the config differs from the run's, there is no such checkpoint, the network has
+        layers that PyTorch lacks, or the file cannot be written.
     """
-    from safetensors import SafetensorError  # nothing heavy before --help is answered
+    from safetensors import SafetensorError  # slow imports; --help needs none
     from safetensors.numpy import save_file
 
     from jaxcifar.evaluate import restore
@@ -55,8 +59,8 @@ def write_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
 
     if config.model.ternary != "none":
         raise InputError(
-            f"model.ternary = {config.model.ternary!r}: a file for PyTorch holds the weights of "
-            "float convolutions only"
+            f"model.ternary = {config.model.ternary!r}: only networks with float weights can "
+            "be exported to PyTorch"
         )
     _, restored = restore(config, workdir)
     arrays = to_torch({"params": restored.state.params, "batch_stats": restored.state.batch_stats})
@@ -74,17 +78,18 @@ def write_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
 
 
 def read_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
-    """Makes a workdir whose checkpoint, at step 0, has the weights of a safetensors file.
+    """Creates a workdir with a checkpoint at step 0 that has the weights of a safetensors file.
 
     Args:
-      config: of the run that is to start there.
-      workdir: without checkpoints.
-      file: with PyTorch's names, see `from_torch`.
+      config: config of the new run.
+      workdir: directory of the new run; must not contain checkpoints.
+      file: weights under PyTorch's names, see `from_torch`.
 
     Raises:
-      InputError: if the workdir has checkpoints or is of another config, or the file is missing,
-        damaged, or of another network.
+      InputError: if the workdir has checkpoints or belongs to a different config, or the file is
+        missing, damaged or of a different network.
     """
+    import dataclasses
     import hashlib
 
     import jax
@@ -104,22 +109,22 @@ def read_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
     check_config(workdir, config)
     directory = workdir / "checkpoints"
     if directory.exists() and any(directory.iterdir()):
-        raise InputError(f"{directory} holds checkpoints; choose another --workdir")
+        raise InputError(f"{directory} already contains checkpoints; choose another --workdir")
     try:
         arrays = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{file}: not a safetensors file that can be read: {error}") from error
+        raise InputError(f"{file}: not a readable safetensors file: {error}") from error
     info = datasets.info(config.dataset)
     train_size = info.train_size - config.dataset.validation_size
     state = create_program(config, info, durations(config, train_size)).create_state()
     try:
         values = from_torch(arrays, {"params": state.params, "batch_stats": state.batch_stats})
     except InputError as error:
-        raise InputError(f"{file} is not of this {config.model.name}: {error}") from error
+        raise InputError(f"{file} does not fit this {config.model.name}: {error}") from error
     with WriterLock(workdir) as lock:
         lock.acquire()
         checkpoints = Checkpoints(directory)
-        state = state.replace(**values, ema=values if state.ema else {})
+        state = dataclasses.replace(state, **values, ema=values if state.ema else {})
         checkpoints.save(0, jax.device_get(state), Progress())
         checkpoints.wait()
         if failure := checkpoints.failure():
@@ -131,5 +136,5 @@ def read_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir", "file"])
+    flags.mark_flag_as_required("config")
     cli.run(main, __doc__)

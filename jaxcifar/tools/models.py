@@ -1,9 +1,9 @@
 """Lists the networks, or the layers of one.
 
-    python -m jaxcifar.tools.models
-    python -m jaxcifar.tools.models --config configs/resnet56.py --config.model.norm=group
+    jaxcifar models
+    jaxcifar models --config configs/resnet56.py --config.model.norm=group
 
-The list has each network's trainable parameters and the multiply-adds of a forward pass, for a
+The list gives each network's trainable parameters and the multiply-adds of a forward pass, for a
 32x32 image and 10 classes.
 """
 
@@ -14,12 +14,12 @@ from ml_collections import config_flags
 from jaxcifar.tools import cli
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Show the layers of this recipe's network.", lock_config=True
+    "config", None, "Recipe whose network is listed layer by layer.", lock_config=True
 )
 
 
 def main() -> None:
-    """Prints what the flags ask for."""
+    """Prints the list of networks, or the layers of the recipe's network."""
     if _CONFIG.value is None:
         print_registry()
     else:
@@ -27,15 +27,25 @@ def main() -> None:
 
 
 def print_registry() -> None:
-    """Prints a line for each network of the registry."""
+    """Prints the networks of the registry in a table, one per line."""
+    from rich.console import Console
+    from rich.table import Table
+
     from jaxcifar import models
     from jaxcifar.models.counting import count
 
-    print(f"{'name':<20} {'parameters':>12} {'million MACs':>13}  source")
-    for name, entry in models.registry.items():
-        counts = count(models.create(name, num_classes=10), (32, 32, 3))
-        millions = counts.macs / 1e6
-        print(f"{name:<20} {counts.parameters:>12,} {millions:>13,.2f}  {entry.source}", flush=True)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("name", no_wrap=True)
+    table.add_column("parameters", justify="right")
+    table.add_column("million MACs", justify="right")
+    table.add_column("source")
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    with console.status("counting parameters and multiply-adds"):
+        for name, entry in models.registry.items():
+            counts = count(models.create(name, num_classes=10), (32, 32, 3))
+            millions = f"{counts.macs / 1e6:,.2f}"
+            table.add_row(name, f"{counts.parameters:,}", millions, entry.source)
+    console.print(table)
 
 
 def print_layers() -> None:
@@ -60,7 +70,7 @@ def print_layers() -> None:
     counts = count(model, info.image_shape)
     print(
         f"{config.model.name}: {counts.parameters:,} parameters, {counts.macs / 1e6:,.2f} million "
-        "multiply-adds an image"
+        "multiply-adds per image"
     )
 
 

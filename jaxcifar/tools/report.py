@@ -1,12 +1,12 @@
-"""Compares runs in a table: one row for each config, with mean and deviation over its seeds.
+"""Compares runs in a table: one row per config, with mean and deviation over its seeds.
 
-    python -m jaxcifar.tools.report --runs runs/ablations_sweep
-    python -m jaxcifar.tools.report --runs runs/resnet20,runs/resnet56
+    jaxcifar report --runs runs/ablations_sweep
+    jaxcifar report --runs runs/resnet20,runs/resnet56
 
-Each directory is that of a run, or has such in it at any depth. The table is Markdown. It has the
-fields in which the runs differ, where a run's value is not that of most. Test accuracy is of the
-last step, as the best one can only be chosen on the validation images; train accuracy is of the
-last logging interval, on augmented images.
+Each directory is a run or contains runs at any depth. The table is printed as Markdown. It lists
+the fields in which the runs differ, for each run those whose value is not that of the majority.
+Test accuracy is that of the last step, because the best step may only be chosen on validation
+images; train accuracy is that of the last logging interval, on augmented images.
 """
 
 import json
@@ -23,18 +23,20 @@ from jaxcifar.errors import InputError
 from jaxcifar.reporting.csv_log import read_rows
 from jaxcifar.tools import cli
 
-_RUNS = flags.DEFINE_list("runs", None, "Directories with runs in them.")
+_RUNS = flags.DEFINE_list(
+    "runs", None, "Directories of runs, or containing runs, separated by commas."
+)
 
 
 class Summary(NamedTuple):
-    """What a run's files say.
+    """A run in a few figures, read from its files.
 
     Attributes:
-      workdir: its directory.
-      name: what the table calls it: the directory, from the one that it was found in.
-      config: its fields by their paths, as train.seed.
-      finished: whether it has ended.
-      figures: step, parameters, and what of the others was measured.
+      workdir: directory of the run.
+      name: name in the table: the directory, relative to the one that was searched.
+      config: config fields by path, e.g. "train.seed".
+      finished: whether the run has finished.
+      figures: figures of the run by name, see `_FORMATS`; those that were not recorded are absent.
     """
 
     workdir: Path
@@ -44,8 +46,8 @@ class Summary(NamedTuple):
     figures: dict[str, float]
 
 
-# Figure -> how it is written; accuracies are shares. The best one of the test images is not here:
-# a step that is chosen by it has seen them.
+# Figure -> format; accuracies are fractions. The best test accuracy is left out on purpose:
+# choosing a step by it would mean selecting on the test images.
 _FORMATS = {
     "parameters": "{:,.0f}",
     "step": "{:,.0f}",
@@ -61,7 +63,7 @@ _FORMATS = {
 def main() -> None:
     """Prints the table."""
     if not _RUNS.value:
-        raise InputError("--runs must name directories with runs in them, as runs/ablations_sweep")
+        raise InputError("--runs must name directories of runs, e.g. --runs=runs/ablations_sweep")
     found: dict[Path, Summary] = {}
     for root in _RUNS.value:
         for summary in find(Path(root)):
@@ -70,35 +72,37 @@ def main() -> None:
 
 
 def find(root: Path) -> list[Summary]:
-    """Returns the summaries of the runs in a directory, which may be one.
+    """Returns the summaries of the runs in a directory, or of the directory if it is a run.
+
+    Args:
+      root: directory to search at any depth; reproductions of other runs are left out.
 
     Raises:
-      InputError: if there is none.
+      InputError: if it contains no run.
     """
-    from jaxcifar.resilience import manifest  # not before --help is answered
+    from jaxcifar.resilience import manifest  # slow to import; --help does not need it
 
     found = []
     for path in sorted(file.parent for file in root.rglob("manifest.json")):
         run = manifest.read(path)
-        # One that is a reproduction says nothing new.
         if (path / "metrics.csv").exists() and "config" in run and "reproduces" not in run:
             name = root.name if path == root else str(path.relative_to(root))
             found.append(summarize(path, name, run))
     if not found:
-        raise InputError(f"--runs: {root} has no run in it, with a manifest.json and a metrics.csv")
+        raise InputError(f"--runs: {root} contains no run (no manifest.json beside a metrics.csv)")
     return found
 
 
 def summarize(workdir: Path, name: str, run: dict[str, Any]) -> Summary:
-    """Returns what the files of a run say.
+    """Returns the summary of one run.
 
     Args:
-      workdir: of the run.
-      name: see `Summary`.
-      run: its manifest.
+      workdir: directory of the run.
+      name: name of the run in the table.
+      run: contents of its manifest.
 
     Raises:
-      InputError: if they are not what a run writes.
+      InputError: if the files were not written by a run.
     """
     overview = workdir / "parameters.txt"
     figures = {}
@@ -119,12 +123,14 @@ def summarize(workdir: Path, name: str, run: dict[str, Any]) -> Summary:
         if rates := [float(r["images_per_second"]) for r in rows if r["images_per_second"]]:
             figures["images/s"] = statistics.median(rates)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{workdir}: manifest.json or metrics.csv is not a run's") from error
+        raise InputError(
+            f"{workdir}: manifest.json or metrics.csv was not written by a run"
+        ) from error
     return Summary(workdir.resolve(), name, config, "end" in run, figures)
 
 
 def table(summaries: list[Summary]) -> str:
-    """Returns a Markdown table of runs, those of one config but for the seed in one row."""
+    """Returns a Markdown table of runs; runs that differ only in the seed share a row."""
     fields = _differing(summaries)
     groups: dict[Any, list[Summary]] = {}
     for summary in summaries:
@@ -140,7 +146,7 @@ def table(summaries: list[Summary]) -> str:
 
 
 def _differing(summaries: list[Summary]) -> list[str]:
-    """The fields, but the seed and those that change no result, in which runs differ."""
+    """The fields in which runs differ, except for the seed and those that affect no result."""
     from jaxcifar.config import RESUME
 
     fields = dict.fromkeys(field for summary in summaries for field in summary.config)
@@ -157,32 +163,32 @@ def _row(
     fields: list[str], runs: list[Summary], figures: list[str], summaries: list[Summary]
 ) -> list[str]:
     config = runs[0].config
-    told, quote = [], '"'
+    differing = []
     for field in fields:
-        values = Counter(json.dumps(summary.config.get(field)) for summary in summaries)
+        counts = Counter(json.dumps(summary.config.get(field)) for summary in summaries)
         value = json.dumps(config.get(field))
-        if values[value] * 2 <= len(summaries):
-            told.append(f"{field}={value.strip(quote)}")
+        if counts[value] * 2 <= len(summaries):
+            differing.append(field + "=" + value.strip('"'))
     name = runs[0].name
     if len(runs) > 1:
-        prefix = os.path.commonprefix([summary.name for summary in runs])
+        prefix = os.path.commonprefix([summary.name for summary in runs])  # noqa: RUF071, by character
         name = re.sub(r"[/_-]*(seed)?[/_-]*$", "", prefix) or name
     if not runs[0].finished:
         name += " (unfinished)"
-    cells = [name, " ".join(told), str(len(runs))]
+    cells = [name, " ".join(differing), str(len(runs))]
     for figure in figures:
         values = [summary.figures[figure] for summary in runs if figure in summary.figures]
-        cells.append(_written(_FORMATS[figure], values))
+        cells.append(_mean_and_deviation(_FORMATS[figure], values))
     return cells
 
 
-def _written(form: str, values: list[float]) -> str:
-    """A figure's mean, and its sample standard deviation if runs differ in it."""
+def _mean_and_deviation(template: str, values: list[float]) -> str:
+    """The mean of a figure, and its sample standard deviation unless all values are equal."""
     if not values:
         return ""
-    text = form.format(statistics.mean(values))
+    text = template.format(statistics.mean(values))
     if len(set(values)) > 1:
-        text += f" ± {form.format(statistics.stdev(values))}"
+        text += f" ± {template.format(statistics.stdev(values))}"
     return text
 
 

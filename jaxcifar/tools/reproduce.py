@@ -1,4 +1,4 @@
-"""Runs a finished run again, from its manifest, and compares the two to the bit."""
+"""Repeats a finished run from its manifest and compares the two runs bit for bit."""
 
 from collections.abc import Iterator
 from itertools import islice, zip_longest
@@ -23,35 +23,38 @@ _NOT_REPEATED = ("time", "images_per_second", "peak_memory")
 
 
 def reproduce(workdir: Path, out: Path) -> bool:
-    """Runs what the manifest of `workdir` describes again, and prints how it compares.
+    """Repeats the run that the manifest of `workdir` describes, and prints how the two compare.
 
     Args:
-      workdir: of a run that has ended.
-      out: of the new run; it goes on with a reproduction that was interrupted.
+      workdir: directory of a finished run.
+      out: directory of the new run; an interrupted reproduction there is resumed.
 
     Returns:
-      Whether the rows of `metrics.csv`, but the clock, the final metrics and the final state are
-      the same.
+      Whether the rows of `metrics.csv` (except for times, speeds and memory), the final metrics
+      and the final state are identical.
 
     Raises:
-      InputError: if there is no such run, it has not ended or its config was changed on the way,
-        it began with the weights of a file, the data are others, or `out` holds something else.
+      InputError: if there is no such run, it has not finished, its config was changed while it ran,
+        it started from imported weights, the data differ, or `out` contains something else.
     """
     run = manifest.read(workdir)
     if not run:
-        raise InputError(f"{workdir}: no run, as it has no manifest.json")
+        raise InputError(f"{workdir}: not a run: it has no manifest.json")
     if "end" not in run:
-        raise InputError(f"{workdir}: the run has not ended; start it again with its config first")
+        raise InputError(f"{workdir}: the run has not finished; resume it with its config first")
     if changes := run["config_changes"]:
         fields = ", ".join(f"{c['field']} at step {c['step']:,}" for c in changes)
-        raise InputError(f"{workdir}: no config describes the run, which was changed: {fields}")
+        raise InputError(
+            f"{workdir}: cannot be reproduced: the config was changed during the run: {fields}"
+        )
     if weights := run.get("weights"):
         raise InputError(
-            f"{workdir}: no config describes the run, which began from {weights['file']}"
+            f"{workdir}: cannot be reproduced: the run started from weights in {weights['file']}"
         )
-    there = manifest.read(out)
-    if out.exists() and ("end" in there or there.get("reproduces") != str(workdir.resolve())):
-        raise InputError(f"{out} is there already; remove it or choose another --out")
+    existing = manifest.read(out)
+    resumable = "end" not in existing and existing.get("reproduces") == str(workdir.resolve())
+    if out.exists() and not resumable:
+        raise InputError(f"{out} already exists; remove it or choose another --out")
 
     config = _config(run)
     if config.train.deterministic:
@@ -59,7 +62,7 @@ def reproduce(workdir: Path, out: Path) -> bool:
     devices.start(config.train.distributed)
     if jax.process_index() == 0:
         for line in islice(_software(run), 10):
-            print(f"not as it was: {line}")
+            print(f"environment differs: {line}")
         out.mkdir(parents=True, exist_ok=True)
         manifest.update(out, reproduces=str(workdir.resolve()), data=run["data"])
     devices.meet()
@@ -70,9 +73,9 @@ def reproduce(workdir: Path, out: Path) -> bool:
     if jax.process_index() > 0:
         return not differences
     if not differences:
-        print(f"equal to the bit: all metrics, and the state at step {step:,}")
+        print(f"bit-for-bit identical: all metrics and the state at step {step:,}")
     else:
-        print("\n".join([f"not equal: {workdir} and {out} differ, first of all in", *differences]))
+        print("\n".join([f"not identical: {workdir} and {out} differ, first in", *differences]))
     return not differences
 
 
@@ -87,40 +90,45 @@ def _config(run: dict[str, Any]) -> ConfigDict:
                 config[section][field] = tuples(value)
             except (KeyError, TypeError, AttributeError) as error:
                 raise InputError(
-                    f"manifest.json: {section}.{field} = {value!r} is of another version of "
-                    "jaxcifar; see `commit` in the manifest"
+                    f"manifest.json: {section}.{field} = {value!r} was written by a different "
+                    "version of jaxcifar; see `commit` in the manifest"
                 ) from error
     return config
 
 
 def _software(run: dict[str, Any]) -> Iterator[str]:
-    """What is not as it was at the run's last start."""
-    start, here = run["starts"][-1], manifest.describe_start(0)
+    """Yields how versions, hardware and settings differ from those of the run's last start."""
+    then, now = run["starts"][-1], manifest.describe_start(0)
     for kind in "versions", "hardware":
-        for name, value in start[kind].items():
-            if name != "host" and here[kind].get(name) != value:
-                yield f"{name} {value}, now {here[kind].get(name)}"
+        for name, value in then[kind].items():
+            if name != "host" and now[kind].get(name) != value:
+                yield f"{name} {value}, now {now[kind].get(name)}"
     for kind in "commit", "environment":
-        if here[kind] != start[kind]:
-            yield f"{kind} {start[kind] or '-'}, now {here[kind] or '-'}"
+        if now[kind] != then[kind]:
+            yield f"{kind} {then[kind] or '-'}, now {now[kind] or '-'}"
 
 
 def _differences(config: ConfigDict, workdir: Path, out: Path) -> Iterator[str]:
-    for one, other in zip_longest(_rows(workdir), _rows(out), fillvalue={}):
+    nothing: dict[str, str] = {}
+    for one, other in zip_longest(_rows(workdir), _rows(out), fillvalue=nothing):
         row = f"  metrics.csv, step {(one or other)['step']}, {(one or other)['split']}:"
         if not (one and other):
-            yield f"{row} a row that is {'there' if one else 'here'} alone"
+            yield f"{row} row exists only in the {'original' if one else 'reproduction'}"
             continue
         for column in one | other:
             if one.get(column) != other.get(column):
-                yield f"{row} {column} {one.get(column)!r} there, {other.get(column)!r} here"
+                yield f"{row} {column} {_both(repr(one.get(column)), repr(other.get(column)))}"
     ends = [manifest.read(directory)["end"] for directory in (workdir, out)]
     for name in "step", "metrics":
         if ends[0][name] != ends[1][name]:
-            yield f"  the last {name}: {ends[0][name]} there, {ends[1][name]} here"
+            yield f"  final {name}: {_both(ends[0][name], ends[1][name])}"
     if ends[0]["state_sha256"] != ends[1]["state_sha256"]:
-        yield f"  the final state: {ends[0]['state_sha256']} there, {ends[1]['state_sha256']} here"
+        yield f"  final state: {_both(*(end['state_sha256'] for end in ends))}"
         yield from _array_differences(config, workdir, out, ends[0]["step"])
+
+
+def _both(original: Any, reproduction: Any) -> str:
+    return f"{original} (original), {reproduction} (reproduction)"
 
 
 def _array_differences(config: ConfigDict, workdir: Path, out: Path, step: int) -> Iterator[str]:

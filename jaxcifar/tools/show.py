@@ -1,14 +1,15 @@
-"""Draws what the network is fed: a grid of training images, with their targets.
+"""Draws a grid of training images as the network is fed them, with their targets.
 
-    python -m jaxcifar.tools.show --config configs/resnet34_cifar100.py --out grid.png
-    python -m jaxcifar.tools.show --config configs/resnet18.py --config.augment.policy=randaugment
+    jaxcifar show --config configs/resnet34_cifar100.py --out grid.png
+    jaxcifar show --config configs/resnet18.py --config.augment.policy=randaugment
 
-The images are those of one training step on one device, after cropping, the policy, erasing and
-mixing, and with the normalisation taken off again. Below each stand its classes, by the weights
-that are above 0.01 once label smoothing is taken off.
+The images are those of one training step on one device, after cropping, policy augmentation,
+erasing and mixing; normalisation is undone for display. Below each image are its classes with their
+target weights, label smoothing undone, as far as these exceed 0.01.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import config_flags
@@ -16,15 +17,21 @@ from ml_collections import config_flags
 from jaxcifar.errors import InputError
 from jaxcifar.tools import cli
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe.", lock_config=True)
-_OUT = flags.DEFINE_string("out", "grid.png", "The picture, a PNG file.")
-_STEP = flags.DEFINE_integer("step", 0, "The training step.", lower_bound=0)
-_COUNT = flags.DEFINE_integer("count", 32, "The number of images.", lower_bound=1)
+if TYPE_CHECKING:
+    import numpy as np
+    import PIL.Image
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Recipe file, e.g. configs/resnet18.py.", lock_config=True
+)
+_OUT = flags.DEFINE_string("out", "grid.png", "PNG file to write.")
+_STEP = flags.DEFINE_integer("step", 0, "Training step whose batch is drawn.", lower_bound=0)
+_COUNT = flags.DEFINE_integer("count", 32, "Number of images to draw, at most.", lower_bound=1)
 _COLUMNS = 8
 
 
 def main() -> None:
-    """Writes the picture."""
+    """Draws the batch that the flags select."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -38,7 +45,7 @@ def main() -> None:
 
     config, out = _CONFIG.value, Path(_OUT.value)
     if out.suffix != ".png":
-        raise InputError(f"--out={out}: the name must end in .png")
+        raise InputError(f"--out={out}: the file name must end in .png")
     validate(config)
     info = datasets.info(config.dataset)
     split = datasets.load(config.dataset)["train"]
@@ -68,10 +75,15 @@ def main() -> None:
     print(f"{out}: {count} images of step {_STEP.value}")
 
 
-def grid(images, captions: list[list[str]]):
-    """Returns a Pillow image of uint8 images [N, H, W, C], with lines of text below each.
+def grid(images: "np.ndarray", captions: list[list[str]]) -> "PIL.Image.Image":
+    """Draws images in rows of eight, with lines of text below each.
 
-    A line that is wider than its image is cut.
+    Args:
+      images: uint8 array [N, H, W, C] with one or three channels.
+      captions: lines of text of each image; a line wider than its image is truncated.
+
+    Returns:
+      An RGB Pillow image.
     """
     from PIL import Image, ImageDraw
 
@@ -86,7 +98,7 @@ def grid(images, captions: list[list[str]]):
         x, y = column * (side + 4) + 2, row * (side + 4 + lines * line) + 2
         picture.paste(tile.resize((side, side), Image.Resampling.NEAREST), (x, y))
         for number, text in enumerate(caption):
-            while draw.textlength(text) > side:  # it would run into the next tile
+            while draw.textlength(text) > side:  # would run into the next tile
                 text = text[:-1]
             draw.text((x, y + side + number * line), text, fill="black")
     return picture

@@ -1,16 +1,17 @@
 """Trains the variants of a recipe one after another: ablations, grids, random searches, seeds.
 
-    python -m jaxcifar.tools.sweep --config configs/ablations.py --dry_run
-    python -m jaxcifar.tools.sweep --config configs/ablations.py --only baseline,cosine --seeds 0,1,2
-    python -m jaxcifar.tools.sweep --config configs/resnet20.py --seeds 0,1,2,3,4
+    jaxcifar sweep --config configs/ablations.py --dry_run
+    jaxcifar sweep --config configs/ablations.py --only baseline,cosine --seeds 0,1,2
+    jaxcifar sweep --config configs/resnet20.py --seeds 0,1,2,3,4
 
-The variants are what the recipe's file returns from `get_sweep()`: a dictionary of names, or any
-iterable such as scikit-learn's ParameterGrid and ParameterSampler, of dictionaries of fields and
-their values. A recipe without one has itself alone. Each variant is a run of `jaxcifar.main` in a
-process and a workdir of its own. Run again with the same workdir a sweep goes on: what has ended is
-not repeated. One that fails does not hold up the others. The end is the table of jaxcifar.tools.report.
+The variants are what `get_sweep()` in the recipe file returns: either a dictionary from names to
+dictionaries of fields and values, or an iterable of such dictionaries, e.g. scikit-learn's
+ParameterGrid or ParameterSampler. A recipe without `get_sweep` has a single variant, itself. Each
+variant is trained by `jaxcifar.main` in a separate process and workdir. Rerunning the command
+resumes the sweep: finished runs are not repeated. A failed run does not stop the others. The sweep
+ends with the table of `jaxcifar report`.
 
-Any field that the variants leave alone can be set on the command line, for all of them.
+Fields that no variant sets can be set on the command line, for all variants.
 """
 
 import re
@@ -31,24 +32,26 @@ from jaxcifar import errors
 from jaxcifar.errors import InputError, StoppedError
 from jaxcifar.tools import cli
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe.", lock_config=True)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where the runs are kept [runs/<config name>_sweep]."
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Recipe file, e.g. configs/ablations.py.", lock_config=True
 )
-_ONLY = flags.DEFINE_list("only", None, "The names of the variants to train [all].")
-_SEEDS = flags.DEFINE_list("seeds", None, "Train each variant with these seeds [the recipe's].")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the commands of the runs alone.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Parent directory of the runs [runs/<config name>_sweep]."
+)
+_ONLY = flags.DEFINE_list("only", None, "Names of the variants to train [all].")
+_SEEDS = flags.DEFINE_list("seeds", None, "Seeds to train each variant with [the recipe's].")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the commands without running them.")
 
-Fields = dict[str, Any]  # as {"optimizer.learning_rate": 0.1}
+Fields = dict[str, Any]  # e.g. {"optimizer.learning_rate": 0.1}
 
 
 class Trial(NamedTuple):
-    """One run.
+    """One run of the sweep.
 
     Attributes:
-      workdir: of it alone.
-      config: what it trains.
-      command: the command line that does.
+      workdir: directory of the run.
+      config: its config, with the variant's fields set.
+      command: command line that trains it.
     """
 
     workdir: Path
@@ -57,8 +60,8 @@ class Trial(NamedTuple):
 
 
 def main() -> None:
-    """Trains what the flags say."""
-    from jaxcifar.resilience import manifest  # not before --help is answered
+    """Trains the variants that the flags select."""
+    from jaxcifar.resilience import manifest  # slow to import; --help does not need it
 
     trials = _trials()
     for trial in trials:
@@ -71,25 +74,28 @@ def main() -> None:
     for number, trial in enumerate(trials, 1):
         print(f"[{number}/{len(trials)}] {trial.workdir}", flush=True)
         if "end" in manifest.read(trial.workdir):
-            print("has ended before")
+            print("already finished, skipping")
         elif code := run(trial.command):
             failed.append(f"{trial.workdir} (exit code {code})")
     subprocess.run([sys.executable, "-m", "jaxcifar.tools.report", f"--runs={_workdir()}"])
     if failed:
         sys.exit(
             f"error: {len(failed)} of {len(trials)} runs failed: {', '.join(failed)}\n"
-            "The same command trains them again, or goes on from their last checkpoints."
+            "Rerun the same command to resume or restart them."
         )
 
 
 def run(command: list[str]) -> int:
-    """Runs a command to its end, and hands it the signals that ask this process to stop.
+    """Runs a command to completion, forwarding SIGINT and SIGTERM to it.
+
+    Args:
+      command: program and arguments.
 
     Returns:
-      Its exit code, or the signal's negative number that ended it.
+      The command's exit code, or minus the number of the signal that killed it.
 
     Raises:
-      StoppedError: once it has ended, if there was such a signal.
+      StoppedError: if a signal was forwarded; raised once the command has ended.
     """
     received: list[int] = []
     child = None
@@ -101,7 +107,7 @@ def run(command: list[str]) -> int:
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        # In a process group of its own, or a Ctrl-C would reach it twice, which stops it at once.
+        # In its own process group: otherwise Ctrl-C would reach it twice and kill it immediately.
         child = subprocess.Popen(command, process_group=0)
         if received:
             child.send_signal(received[0])
@@ -111,20 +117,23 @@ def run(command: list[str]) -> int:
             signal.signal(number, handler)
     if received:
         raise StoppedError(
-            f"the sweep was stopped by {signal.Signals(received[0]).name}; the same command goes "
-            "on from there",
+            f"the sweep was stopped by {signal.Signals(received[0]).name}; rerun the same command "
+            "to resume",
             code=128 + received[0],
         )
     return code
 
 
 def variants(path: str) -> dict[str, Fields]:
-    """Returns the variants of a recipe's file by name; {"": {}} if it has no `get_sweep`.
+    """Returns the variants of a recipe file by name; {"": {}} if it has no `get_sweep`.
 
-    Those without a name are called by their fields, as learning_rate=0.1+weight_decay=0.0001.
+    Unnamed variants are named after their fields, e.g. learning_rate=0.1+weight_decay=0.0001.
+
+    Args:
+      path: the recipe file.
 
     Raises:
-      InputError: if they cannot be made or are not what they should be, or two have one name.
+      InputError: if `get_sweep` fails or returns something else, or two variants share a name.
     """
     get_sweep = runpy.run_path(path).get("get_sweep", lambda: {"": {}})
     try:
@@ -137,24 +146,28 @@ def variants(path: str) -> dict[str, Fields]:
     for name, fields in pairs:
         if not (isinstance(name, str) and isinstance(fields, dict)):
             raise InputError(
-                f"{path}: get_sweep has {name!r}: {fields!r}, not a name and its fields"
+                f"{path}: get_sweep: {name!r}: {fields!r} is not a name with a dictionary of fields"
             )
         if name and not re.fullmatch(r"[\w+=][\w.+=-]*", name):  # no comma, for --only
-            raise InputError(f"{path}: get_sweep has the name {name!r}: it must do for a directory")
+            raise InputError(
+                f"{path}: get_sweep: variant name {name!r} is not a valid directory name"
+            )
     names = [name for name, _ in pairs]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise InputError(f"{path}: get_sweep has two variants of the name {min(twice)!r}")
+        raise InputError(f"{path}: get_sweep: two variants are named {min(twice)!r}")
     if not pairs:
-        raise InputError(f"{path}: get_sweep has no variants")
+        raise InputError(f"{path}: get_sweep returned no variants")
     return dict(pairs)
 
 
 def _named(path: str, found: Any) -> Iterable[tuple[str, Fields]]:
     if not isinstance(found, Iterable):
-        raise InputError(f"{path}: get_sweep returned a {type(found).__name__}, not variants")
+        raise InputError(
+            f"{path}: get_sweep returned {type(found).__name__}, not a collection of variants"
+        )
     for fields in found:
         if not isinstance(fields, dict):
-            raise InputError(f"{path}: get_sweep has {fields!r}, not a dictionary of fields")
+            raise InputError(f"{path}: get_sweep: {fields!r} is not a dictionary of fields")
         values = {field.split(".")[-1]: value for field, value in fields.items()}
         texts = (
             f"{field}={format(value, '.4g') if isinstance(value, float) else value}"
@@ -164,9 +177,9 @@ def _named(path: str, found: Any) -> Iterable[tuple[str, Fields]]:
 
 
 def _trials() -> list[Trial]:
-    """The runs that the flags ask for, each with a config that has been checked."""
+    """Returns the runs that the flags select, each with a validated config."""
     if _CONFIG.value is None:
-        raise InputError("--config must name a recipe, as configs/ablations.py")
+        raise InputError("--config must name a recipe, e.g. --config=configs/ablations.py")
     recipe = config_flags.get_config_filename(flags.FLAGS["config"])
     found = variants(recipe.split(":")[0])
     for name in _ONLY.value or ():
@@ -182,11 +195,15 @@ def _trials() -> list[Trial]:
             fields = dict(found[name])
             if seed is not None:
                 if "train.seed" in fields:
-                    raise InputError(f"--seeds: {recipe}'s variant {name!r} sets train.seed itself")
+                    raise InputError(
+                        f"--seeds: {recipe}'s variant {name!r} already sets train.seed"
+                    )
                 workdir /= f"seed_{seed}"
                 fields["train.seed"] = seed
             if both := fields.keys() & given.keys():
-                raise InputError(f"--config.{min(both)}: the sweep varies it itself")
+                raise InputError(
+                    f"--config.{min(both)}: the variants of the sweep set this field themselves"
+                )
             config = _changed(_CONFIG.value, fields, f"{recipe}, variant {name!r}")
             settings = [f"--config.{field}={value}" for field, value in (given | fields).items()]
             command = [sys.executable, "-m", "jaxcifar.main", f"--config={recipe}"]
@@ -212,7 +229,7 @@ def _changed(config: ConfigDict, fields: Fields, where: str) -> ConfigDict:
 
 def _number(seed: str) -> int:
     if not seed.strip().isdecimal():
-        raise InputError(f"--seeds: {seed!r} is no seed; allowed are numbers as 0,1,2")
+        raise InputError(f"--seeds: {seed!r} is not a non-negative integer; expected e.g. 0,1,2")
     return int(seed)
 
 

@@ -181,7 +181,7 @@ def test_debug_shows_where_an_error_comes_from(command_lines, tmp_path, target, 
         (
             "jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.')",
             1,
-            ["error: the device has too little memory", "9 bytes", "train.batch_size"],
+            ["error: out of device memory", "9 bytes", "train.batch_size"],
         ),
         ("KeyboardInterrupt()", 130, []),
     ],

@@ -81,10 +81,12 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path):
 
 
 def test_what_is_no_run_is_named(tmp_path):
-    with pytest.raises(InputError, match="has no run in it"):
+    with pytest.raises(InputError, match="contains no run"):
         find(tmp_path / "nowhere")
     write_run(tmp_path / "run", {}, [(1, "test", "good", "")])
-    with pytest.raises(InputError, match="run: manifest.json or metrics.csv is not a run's"):
+    with pytest.raises(
+        InputError, match="run: manifest.json or metrics.csv was not written by a run"
+    ):
         find(tmp_path)
 
 

@@ -36,15 +36,15 @@ def test_a_run_again_is_equal_to_the_bit(finished, capsys):
     config, workdir = finished
     assert reproduce(workdir, workdir / "reproduction")
     out = capsys.readouterr().out
-    assert "equal to the bit: all metrics, and the state at step 10" in out
-    assert "not equal" not in out and "not as it was" not in out
+    assert "bit-for-bit identical: all metrics and the state at step 10" in out
+    assert "not identical" not in out and "environment differs" not in out
     end = read(workdir)["end"]
     assert end["step"] == 10 and end == read(workdir / "reproduction")["end"]
     last = {row["split"]: row for row in rows(workdir / "metrics.csv")}["test"]
     assert float(last["loss"]) == pytest.approx(end["metrics"]["test"]["loss"], rel=1e-6)
     one, other = (final(config, path, 10) for path in (workdir, workdir / "reproduction"))
     assert one.progress == other.progress
-    with pytest.raises(InputError, match="reproduction is there already"):
+    with pytest.raises(InputError, match="reproduction already exists"):
         reproduce(workdir, workdir / "reproduction")
 
 
@@ -69,7 +69,7 @@ def test_what_is_set_before_jax_starts_is_set_again(start_main, tmp_path):
         process = start_main(*arguments, **alone)
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
-    assert "equal to the bit" in out and "not as it was" not in out
+    assert "bit-for-bit identical" in out and "environment differs" not in out
     (start,) = read(tmp_path / "run" / "reproduction")["starts"]
     assert "--xla_gpu_deterministic_ops=true" in start["environment"]["XLA_FLAGS"]
 
@@ -79,10 +79,12 @@ def test_on_other_devices_it_is_not_and_the_command_says_where(finished, run_mai
     _, workdir = finished  # on two devices, whose batch statistics are their own
     code, out, err = run_main("--mode=reproduce", f"--workdir={workdir}", f"--out={tmp_path / 'a'}")
     assert code == 1 and not err
-    assert "not as it was: devices ['cpu', 'cpu'], now ['cpu']" in out
-    assert f"not equal: {workdir} and {tmp_path / 'a'} differ, first of all in" in out
+    assert "environment differs: devices ['cpu', 'cpu'], now ['cpu']" in out
+    assert f"not identical: {workdir} and {tmp_path / 'a'} differ, first in" in out
     assert re.search(
-        r"\n  metrics.csv, step 2, validation: loss '[\d.]+' there, '[\d.]+' here", out
+        r"\n  metrics.csv, step 2, validation: loss '[\d.]+' \(original\), "
+        r"'[\d.]+' \(reproduction\)",
+        out,
     )
 
 
@@ -104,7 +106,7 @@ def test_another_state_with_the_same_metrics_is_told(finished, tmp_path, monkeyp
     other_outcome(monkeypatch, finished, change)
     assert not reproduce(finished[1], tmp_path / "out")
     out = capsys.readouterr().out
-    assert "the final state: " in out and "0123 here" in out and "metrics.csv" not in out
+    assert "  final state: " in out and "0123 (reproduction)" in out and "metrics.csv" not in out
 
 
 def test_another_or_a_missing_row_is_told(finished, tmp_path, monkeypatch, capsys):
@@ -114,11 +116,13 @@ def test_another_or_a_missing_row_is_told(finished, tmp_path, monkeypatch, capsy
 
     other_outcome(monkeypatch, finished, change)
     assert not reproduce(finished[1], tmp_path / "out")
-    assert "metrics.csv, step 10, test_ema: a row that is there alone" in capsys.readouterr().out
+    assert "metrics.csv, step 10, test_ema: row exists only in the original" in (
+        capsys.readouterr().out
+    )
 
 
 def test_what_cannot_be_repeated_is_refused(finished, tmp_path):
-    with pytest.raises(InputError, match="nothing: no run, as it has no manifest.json"):
+    with pytest.raises(InputError, match="nothing: not a run: it has no manifest.json"):
         reproduce(tmp_path / "nothing", tmp_path / "out")
     run = json.loads((finished[1] / "manifest.json").read_text())
 
@@ -128,9 +132,11 @@ def test_what_cannot_be_repeated_is_refused(finished, tmp_path):
             reproduce(tmp_path, tmp_path / "out")
 
     change = {"field": "optimizer.learning_rate", "step": 1200, "old": 0.1, "new": 0.2}
-    refuse("was changed: optimizer.learning_rate at step 1,200", config_changes=[change])
-    refuse("train.sed = 3 is of another version", config={"train": {"sed": 3}})
-    refuse("which began from a.st", weights={"file": "a.st", "sha256": ""})
+    refuse(
+        "was changed during the run: optimizer.learning_rate at step 1,200", config_changes=[change]
+    )
+    refuse("train.sed = 3 was written by a different version", config={"train": {"sed": 3}})
+    refuse("started from weights in a.st", weights={"file": "a.st", "sha256": ""})
     refuse("the train split is not the one", data={"train": "1234"})
     del run["end"]
-    refuse("the run has not ended")
+    refuse("the run has not finished")

@@ -17,7 +17,7 @@ QUICKSTART = "--config=configs/quickstart.py"
 DRAW = """
 import json, sys
 import numpy as np
-from jaxcifar.data import show
+from jaxcifar.tools import show
 captions = json.loads(sys.argv[2])
 show.grid(np.load(sys.argv[1]), captions).save(sys.argv[3])
 """
@@ -25,8 +25,7 @@ show.grid(np.load(sys.argv[1]), captions).save(sys.argv[3])
 RECORD = """
 import json, sys
 from pathlib import Path
-from jaxcifar import cli
-from jaxcifar.data import show
+from jaxcifar.tools import cli, show
 draw, captions = show.grid, Path(sys.argv.pop(1))
 def grid(images, lines):
     captions.write_text(json.dumps(lines))

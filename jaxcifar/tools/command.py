@@ -1,0 +1,87 @@
+"""The `jaxcifar` command: runs each of the package's command lines as a sub-command.
+
+`jaxcifar NAME ...` runs the same module as `python -m`, with the same flags, in this process.
+"""
+
+import runpy
+import sys
+from typing import NamedTuple
+
+from jaxcifar import __version__
+from jaxcifar.errors import unknown
+
+
+class Command(NamedTuple):
+    """A sub-command.
+
+    Attributes:
+      module: module that is run as `__main__`.
+      help: one line for `jaxcifar --help`.
+      mode: value of the `--mode` flag that the sub-command stands for, if any.
+    """
+
+    module: str
+    help: str
+    mode: str | None = None
+
+
+COMMANDS = {
+    "train": Command("jaxcifar.main", "Train a recipe, or resume its run."),
+    "eval": Command("jaxcifar.main", "Evaluate a checkpoint of a run on whole splits.", "eval"),
+    "reproduce": Command(
+        "jaxcifar.main", "Repeat a finished run and compare every bit.", "reproduce"
+    ),
+    "sweep": Command("jaxcifar.tools.sweep", "Train the variants or seeds of a recipe."),
+    "report": Command("jaxcifar.tools.report", "Compare finished runs in a table."),
+    "export": Command("jaxcifar.tools.export", "Exchange weights with PyTorch."),
+    "show": Command("jaxcifar.tools.show", "Draw the augmented images that a network is fed."),
+    "models": Command("jaxcifar.tools.models", "List the networks, or the layers of one."),
+}
+
+_USAGE = """\
+Trains and evaluates the classic CIFAR networks.
+
+usage: jaxcifar COMMAND [FLAGS]
+
+{commands}
+
+jaxcifar COMMAND --help    describes a command and its flags
+jaxcifar --version         prints the version
+
+An example to start with, which needs no data:
+
+    jaxcifar train --config configs/quickstart.py
+"""
+
+
+def main() -> None:
+    """Runs the sub-command that the command line names; does not return."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "-help", "--help", "help"):
+        print(usage(), end="")
+        sys.exit(0)
+    if arguments[0] == "--version":
+        print(f"jaxcifar {__version__}")
+        sys.exit(0)
+    name, *rest = arguments
+    if name not in COMMANDS:
+        sys.exit(f"error: {unknown('command', name, COMMANDS)}\n(run jaxcifar --help for usage)")
+    command = COMMANDS[name]
+    if command.mode:
+        if any(argument.lstrip("-").split("=")[0] == "mode" for argument in rest):
+            sys.exit(f"error: jaxcifar {name} takes no --mode")
+        rest.append(f"--mode={command.mode}")
+    sys.argv = [sys.argv[0], *rest]
+    # As `python -m` does, so that absl takes the module's flags for those of the program.
+    runpy.run_module(command.module, run_name="__main__", alter_sys=True)
+
+
+def usage() -> str:
+    """Returns the help page of the whole program."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
+    return _USAGE.format(commands="\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
