@@ -1,137 +1,50 @@
-"""The one home of devices and processes: start-up, pmap, replication, sharding.
+"""The local devices: pmap, replication, fetching and prefetching.
 
-Elsewhere a step is written for one device, and a batch is one process's share.
+The rest of the package writes a step for one device, and a batch is one process's share.
 """
 
-import os
-import re
-import socket
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from flax import jax_utils
-from jax._src.distributed import global_state  # what jax.distributed.initialize has found
 from jax.experimental import multihost_utils
 
 from jaxcifar.errors import InputError
 from jaxcifar.kernels.backend import is_cpu
-from jaxcifar.resilience.signals import end_at_once
 
 AXIS = "batch"
-_START_SECONDS = 300
-_JAX_SECONDS = 24 * 3600
-
-
-def start(distributed: bool) -> None:
-    """Joins the run's other processes, if it has any; call before anything else touches JAX.
-
-    Who they are is known from the scheduler, as `jax.distributed` finds it, or from the environment
-    variables JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES, JAX_PROCESS_ID.
-    If they do not all come, the process ends.
-
-    Raises:
-      InputError: if neither says.
-    """
-    if not distributed or jax.distributed.is_initialized():
-        return
-    variables = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
-    given = {}
-    for argument, variable in variables.items():
-        if (value := os.environ.get(variable)) is not None:
-            if not value.isdecimal():
-                raise InputError(f"{variable}={value}: allowed is a number")
-            given[argument] = int(value)
-    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    if address is not None and not re.fullmatch(r".+:\d+", address):
-        raise InputError(f"JAX_COORDINATOR_ADDRESS={address}: allowed is host:port")
-    # JAX aborts where its own times are up, so ours come first: the timer's, and those of `peers`,
-    # which do not count time in which all processes were suspended.
-    timer = threading.Timer(_START_SECONDS, _give_up_start)
-    timer.daemon = True
-    timer.start()
-    try:
-        jax.distributed.initialize(
-            **given,
-            initialization_timeout=_JAX_SECONDS,
-            heartbeat_timeout_seconds=_JAX_SECONDS,
-        )
-    except jax.errors.JaxRuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"train.distributed = True: process 0 cannot be one: {reason}") from error
-    except ValueError as error:
-        raise InputError(
-            f"train.distributed = True: {error} Start under a scheduler that jax.distributed "
-            "knows, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."
-        ) from error
-    finally:
-        timer.cancel()
-
-
-def _give_up_start() -> None:
-    """Ends the process, with what is known of those that have not come."""
-    process, processes = global_state.process_id, global_state.num_processes
-    address = global_state.coordinator_address
-    if process:
-        host, port = address.rsplit(":", 1)
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-            what = "process 0 has come, but not all of the others"
-        except OSError as error:
-            what = f"process 0 does not answer ({error.strerror or error})"
-    elif processes == 2:
-        what = "process 1 has not come"
-    else:
-        what = f"not all of processes 1 to {processes - 1} have come"
-    end_at_once(
-        f"error: process {process} of {processes} has waited for {_START_SECONDS} s at {address}: "
-        f"{what}.\nAll must be started within that time; without a scheduler, with the same\n"
-        "JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES, and each with its own JAX_PROCESS_ID.",
-        code=1,
-    )
-
-
-def meet() -> None:
-    """Waits until all processes are here.
-
-    They do at the start, as on CPUs the first collective waits for 30 seconds at most, and later
-    ones for ever.
-    """
-    gather(0)
-
-
-def gather(number: int) -> list[int]:
-    """Returns the number that each process gives; all of them must call this together."""
-    if jax.process_count() == 1:
-        return [number]
-    return [int(given) for given in multihost_utils.process_allgather(np.int64(number))]
 
 
 def check_batch_size(field: str, batch_size: int) -> None:
-    """Raises an InputError unless all devices can have the same share of a batch."""
+    """Checks that a batch can be divided evenly among all devices.
+
+    Raises:
+      InputError: if it cannot; the message names `field`.
+    """
     if batch_size % jax.device_count():
         raise InputError(
-            f"{field} = {batch_size}: it must be a multiple of the number of devices, "
+            f"{field} = {batch_size}: must be a multiple of the number of devices, "
             f"{jax.device_count()}"
         )
 
 
 def round_up_batch_size(batch_size: int) -> int:
-    """Returns the least batch size, no smaller, of which all devices have the same share."""
+    """Returns the smallest multiple of the number of devices that is at least `batch_size`."""
     return -(-batch_size // jax.device_count()) * jax.device_count()
 
 
 def map_train_step(train_step: Callable, in_axes: Any = 0) -> Callable:
     """Maps (state, ...) -> (state, ...) over the devices; the old state's memory is reused.
 
-    On a CPU a call returns when it has ended: a second one in flight would have memory of its own
-    for all that it computes, and be no sooner done.
+    On a CPU a call returns when it has finished: a second call in flight would need its own memory
+    for everything it computes, and finish no sooner.
 
     Args:
-      train_step: for one device.
-      in_axes: 0 for each argument with a row for each device, None for one without; or 0 for all.
+      train_step: function of one device.
+      in_axes: per argument, 0 if it has one row per device and None if it is the same on all; a
+        single 0 for all arguments.
     """
     mapped = jax.pmap(train_step, axis_name=AXIS, in_axes=in_axes, donate_argnums=0)
     if not is_cpu():
@@ -146,7 +59,7 @@ def map_eval_step(eval_step: Callable) -> Callable:
 
 def replicate(tree: Any) -> Any:
     """Returns a copy of the arrays on every local device, stacked along a new first axis."""
-    return jax_utils.replicate(tree, axis_name=AXIS)  # as pmap names it, or it compiles twice
+    return jax_utils.replicate(tree, axis_name=AXIS)  # pmap's axis name, or it compiles twice
 
 
 def fetch(tree: Any) -> Any:
@@ -156,7 +69,7 @@ def fetch(tree: Any) -> Any:
 
 
 def fetch_rows(x: jax.Array) -> np.ndarray:
-    """Returns [devices, B, ...] as [devices * B, ...] on the host, over those of all processes."""
+    """Returns [devices, B, ...] as [devices * B, ...] on the host, from all processes' devices."""
     shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
     rows = np.concatenate([np.asarray(shard.data)[0] for shard in shards])
     if jax.process_count() == 1:
@@ -175,7 +88,7 @@ def prefetch(batches: Iterable[Any]) -> Iterator[Any]:
 
 
 def memory() -> dict[str, float]:
-    """Returns the most memory that a device has used, `peak_memory` in GiB; {} on a CPU."""
+    """Returns the first device's peak memory use, `peak_memory` in GiB; {} on a CPU."""
     statistics = jax.local_devices()[0].memory_stats() or {}
     peak = statistics.get("peak_bytes_in_use")
     return {} if peak is None else {"peak_memory": peak / 2**30}

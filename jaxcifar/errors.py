@@ -1,19 +1,20 @@
-"""The errors that are shown to a user without a traceback."""
+"""Errors that are shown to the user without a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used; the message names it and says what is allowed."""
+    """Invalid user input. The message names the offending value and the allowed ones."""
 
 
 class StoppedError(Exception):
-    """A run ended before its last step, and may go on.
+    """A run ended before its last step and can be resumed.
 
     Attributes:
-      code: the exit code of the process.
-      at_once: the process must not wait for its threads or other processes, as one of them hangs.
+      code: exit code of the process.
+      at_once: whether the process must exit without waiting for its threads or for other
+        processes, because one of them hangs.
     """
 
     def __init__(self, message: str, code: int = 1, at_once: bool = False):
@@ -22,7 +23,7 @@ class StoppedError(Exception):
 
 
 def describe(error: InputError | OSError) -> str:
-    """Returns what a user is told of an error."""
+    """Returns the message that the user sees for an error."""
     if isinstance(error, InputError):
         return str(error)
     reason = error.strerror or str(error) or type(error).__name__
@@ -30,7 +31,13 @@ def describe(error: InputError | OSError) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """An error for a misspelt `name`, with the names near it and all that are known."""
+    """Returns the error for a misspelt `name`, suggesting similar names and listing all of them.
+
+    Args:
+      kind: what is named, for example "model".
+      name: name that was given.
+      known: names that exist.
+    """
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.8)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

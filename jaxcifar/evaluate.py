@@ -18,10 +18,12 @@ from jaxcifar.data import datasets, device_pipeline
 from jaxcifar.data.batches import eval_batches
 from jaxcifar.data.datasets import Split
 from jaxcifar.errors import InputError
-from jaxcifar.reporting.writers import describe
+from jaxcifar.reporting.format import describe
+from jaxcifar.resilience import processes
 from jaxcifar.resilience.checkpoint import Checkpoints, Restored
 from jaxcifar.resilience.failpoints import kill_at
-from jaxcifar.resilience.manifest import check_config, write_json
+from jaxcifar.resilience.files import replacing, write_json
+from jaxcifar.resilience.manifest import check_config
 from jaxcifar.resilience.peers import Peers
 from jaxcifar.steps import Program, TrainState, Variables, create_program
 
@@ -150,7 +152,7 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
     """
     validate(config)
     with Peers(config.train.distributed, config.train.peer_timeout_seconds):
-        devices.meet()
+        processes.barrier()
         program, (step, state, _) = restore(config, workdir)
         splits = datasets.load(config.dataset)
         evaluator, state = Evaluator(config, program, splits), devices.replicate(state)
@@ -168,10 +170,9 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
             report = {name: {**results[name], **details[name]} for name in results}
             write_json(workdir / "evaluation.json", {"step": step, **report})
             if predictions:
-                part = workdir / "predictions.part.npz"
-                np.savez(part, step=step, **predictions)
-                part.replace(workdir / "predictions.npz")
-        devices.meet()
+                with replacing(workdir / "predictions.npz") as part, part.open("wb") as file:
+                    np.savez(file, step=step, **predictions)
+        processes.barrier()
     return results
 
 
@@ -194,7 +195,7 @@ def restore(config: ConfigDict, workdir: Path) -> tuple[Program, Restored]:
     """
     validate(config)
     check_config(workdir, config, trains=False)
-    devices.start(config.train.distributed)
+    processes.start(config.train.distributed)
     info = datasets.info(config.dataset)
     train_size = info.train_size - config.dataset.validation_size
     program = create_program(config, info, durations(config, train_size))

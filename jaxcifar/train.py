@@ -18,15 +18,17 @@ from jaxcifar.errors import StoppedError
 from jaxcifar.evaluate import Evaluator, Results
 from jaxcifar.feed import by_step, create_feed
 from jaxcifar.kernels import native
-from jaxcifar.kernels.backend import is_cpu
-from jaxcifar.reporting.writers import Throughput, Writers, describe
-from jaxcifar.resilience import nonfinite
-from jaxcifar.resilience.checkpoint import Checkpoints, Progress, Restored
+from jaxcifar.reporting.format import describe
+from jaxcifar.reporting.run_logger import RunLogger
+from jaxcifar.reporting.throughput import Throughput
+from jaxcifar.resilience import nonfinite, processes
+from jaxcifar.resilience.checkpoint import Checkpoints, Restored
 from jaxcifar.resilience.failpoints import kill_at
 from jaxcifar.resilience.lock import WriterLock
 from jaxcifar.resilience.manifest import check_config, check_data, record_end, record_start
 from jaxcifar.resilience.nonfinite import NonFinite
 from jaxcifar.resilience.peers import Peers
+from jaxcifar.resilience.progress import Progress
 from jaxcifar.resilience.signals import Signals
 from jaxcifar.steps import Program, TrainState, create_program
 
@@ -82,7 +84,7 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
         WriterLock(workdir, active=peers.process == 0) as lock,
         Signals() as signals,
     ):
-        devices.meet()
+        processes.barrier()
         return _train(config, workdir, lock, signals, peers)
 
 
@@ -110,12 +112,12 @@ def _train(
             break
         except NonFinite as error:
             steps = Checkpoints(workdir / "checkpoints", create=False).steps()
-            saved = devices.gather(max(steps, default=-1))[0]
+            saved = processes.gather_int(max(steps, default=-1))[0]
             factors = nonfinite.roll_back(config, workdir, factors, error, saved)
     # The run's checkpoints are closed, and so all on the disk.
     if jax.process_index() == 0:
         record_end(workdir, step, state, results)
-    devices.meet()
+    processes.barrier()
     return results
 
 
@@ -133,21 +135,22 @@ def _attempt(run: Run, program: Program) -> tuple[Results, int, TrainState]:
             overview = parameter_overview.get_parameter_overview(start.state.params)
             (workdir / "parameters.txt").write_text(overview + "\n")
             record_start(workdir, config, start.step, run.fingerprints)
-        with Writers(
+        with RunLogger(
             workdir,
             first_step=start.step,
             num_steps=length.num_steps,
             steps_per_epoch=length.steps_per_epoch,
             tensorboard=config.log.tensorboard,
             active=is_first_process,
-            layers=length.layer_stats_every > 0,
+            histograms=config.log.histograms,
+            layers=length.watch_every > 0,
             allow_zero=config.model.stochastic_depth > 0,
         ) as writers:
-            writers.line(_headline(run, start.state))
+            writers.print(_headline(run, start.state))
             if settings := _cpu_settings():
-                writers.line(f"CPU settings: {' '.join(settings)} (JAXCIFAR_CPU_SETTINGS=0: off)")
+                writers.print(f"CPU settings: {' '.join(settings)} (JAXCIFAR_CPU_SETTINGS=0: off)")
             if start.step:
-                writers.line(f"going on from step {start.step:,}, saved in {workdir}")
+                writers.print(f"going on from step {start.step:,}, saved in {workdir}")
             try:
                 results, step, state = _loop(run, program, start, checkpoints, writers)
             except NonFinite as error:
@@ -160,16 +163,16 @@ def _attempt(run: Run, program: Program) -> tuple[Results, int, TrainState]:
                     ) from error
                 raise
             for name, scalars in results.items():
-                writers.line(f"done: {name} {describe(scalars)}")
-            writers.line(f"{workdir} has checkpoints/, metrics.csv, parameters.txt, manifest.json")
-            if config.log.tensorboard:
-                writers.line(f"curves: tensorboard --logdir {workdir}")
+                writers.print(f"done: {name} {describe(scalars)}")
+            writers.print(f"{workdir} has checkpoints/, metrics.csv, parameters.txt, manifest.json")
+            if writers.writes_events:
+                writers.print(f"curves: tensorboard --logdir {workdir}")
             _finish(config, checkpoints, writers, step)
     return results, step, state
 
 
 def _loop(
-    run: Run, program: Program, start: Restored, checkpoints: Checkpoints, writers: Writers
+    run: Run, program: Program, start: Restored, checkpoints: Checkpoints, writers: RunLogger
 ) -> tuple[Results, int, TrainState]:
     """Trains to the end; returns the metrics, the last step and the state, fetched."""
     config, length, signals, peers = run.config, run.length, run.signals, run.peers
@@ -186,9 +189,9 @@ def _loop(
     step, in_flight, throughput = start.step, [], Throughput()
     peers.step = step
     if _stops(config, progress):
-        writers.line(f"stopped early before step {start.step:,}")
+        writers.print(f"stopped early before step {start.step:,}")
         return evaluator(state), step, start.state
-    if signalled := max(devices.gather(signals.received)):
+    if signalled := max(processes.gather_int(signals.received)):
         raise _stopped_by(signalled, step, length.num_steps)
 
     for call in feed.calls:
@@ -197,7 +200,7 @@ def _loop(
         step += call.steps
         peers.step = step
         throughput.add(call.steps * config.train.batch_size)
-        writers.step(step)
+        writers.show_step(step)
         _report_failure(checkpoints, writers, stop=config.checkpoint.on_error == "stop")
 
         due = length.due(step)
@@ -224,18 +227,18 @@ def _loop(
             if rate := throughput.rate():
                 scalars["images_per_second"] = rate
                 seconds_left = (length.num_steps - step) * config.train.batch_size / rate
-            writers.train(step, scalars | devices.memory(), seconds_left)
+            writers.log_train(step, scalars | devices.memory(), seconds_left)
             progress = dataclasses.replace(progress, train_sums={})
 
-        if due.layer_stats:
-            writers.layers(step, devices.fetch(layers["statistics"]))
+        if due.watch:
+            writers.log_layers(step, devices.fetch(layers["statistics"]))
             if config.log.histograms:
-                writers.histograms(step, *devices.fetch((state.params, layers["gradients"])))
+                writers.log_histograms(step, *devices.fetch((state.params, layers["gradients"])))
 
         if due.evaluate:
             results = evaluator(state)
             for name, scalars in results.items():
-                writers.evaluation(step, name, scalars)
+                writers.log_evaluation(step, name, scalars)
             if "validation" in results:
                 score = results["validation"][config.eval.best_metric]
                 score = -score if config.eval.best_metric == "loss" else score
@@ -243,7 +246,7 @@ def _loop(
                 save = save or progress.best_step == step
 
         stop = due.evaluate and _stops(config, progress)
-        signalled = max(devices.gather(signals.received))
+        signalled = max(processes.gather_int(signals.received))
         if signalled:
             kill_at("signalled")
         if save or stop or signalled:
@@ -251,7 +254,7 @@ def _loop(
             nonfinite.check_state(step, fetched)
             checkpoints.save(step, fetched, progress)
         if stop:
-            writers.line(
+            writers.print(
                 f"stopping early at step {step:,}: no better validation {config.eval.best_metric} "
                 f"in {progress.stale_evaluations} evaluations; the best was at step "
                 f"{progress.best_step:,}"
@@ -259,7 +262,7 @@ def _loop(
             break
         if signalled and step < length.num_steps:
             _finish(config, checkpoints, writers, step)
-            devices.meet()
+            processes.barrier()
             raise _stopped_by(signalled, step, length.num_steps)
         throughput.start()
 
@@ -272,7 +275,7 @@ def _stops(config: ConfigDict, progress: Progress) -> bool:
     return patience > 0 and progress.stale_evaluations >= patience
 
 
-def _finish(config: ConfigDict, checkpoints: Checkpoints, writers: Writers, step: int) -> None:
+def _finish(config: ConfigDict, checkpoints: Checkpoints, writers: RunLogger, step: int) -> None:
     """Waits for the last save, which was that of `step`, and reports all failures.
 
     Raises:
@@ -282,7 +285,7 @@ def _finish(config: ConfigDict, checkpoints: Checkpoints, writers: Writers, step
     _report_failure(checkpoints, writers, stop=missing or config.checkpoint.on_error == "stop")
 
 
-def _report_failure(checkpoints: Checkpoints, writers: Writers, *, stop: bool) -> None:
+def _report_failure(checkpoints: Checkpoints, writers: RunLogger, *, stop: bool) -> None:
     """Says what is newly known to have gone wrong with a save, and stops the run if that is asked.
 
     Raises:
@@ -295,7 +298,7 @@ def _report_failure(checkpoints: Checkpoints, writers: Writers, *, stop: bool) -
                 "goes on from the last whole checkpoint.",
                 at_once=checkpoints.stalled,
             )
-        writers.line(f"warning: {failure}")
+        writers.print(f"warning: {failure}")
 
 
 def _stopped_by(number: int, step: int, num_steps: int) -> StoppedError:
@@ -320,5 +323,5 @@ def _headline(run: Run, state: TrainState) -> str:
 
 
 def _cpu_settings() -> list[str]:
-    compiler = native.compiler() if is_cpu() else None
+    compiler = native.compiler() if jax.default_backend() == "cpu" else None
     return environment.in_effect() + ([f"convolutions by {compiler}"] if compiler else [])

@@ -1,7 +1,9 @@
 """Constants and small functions shared by tests; fixtures are in conftest.py."""
 
+import csv
 import os
 from pathlib import Path
+from typing import Any
 
 from jaxcifar.config import default
 
@@ -30,6 +32,47 @@ RUN = [
     "--config.checkpoint.keep_every_steps=21",
     "--config.log.tensorboard=False",
 ]
+
+# Columns of metrics.csv that differ from run to run.
+CLOCK = ("time", "images_per_second")
+
+
+def read_metrics(workdir: Path) -> list[dict[str, str]]:
+    """Returns the rows of a run's metrics.csv without `CLOCK`."""
+    with (workdir / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: v for name, v in row.items() if name not in CLOCK} for row in rows]
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """Returns the steps of a run's checkpoints in ascending order."""
+    names = [path.name for path in (workdir / "checkpoints").glob("*")]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def restore(config: Any, workdir: Path, step: int) -> Any:
+    """Returns the `Restored` state and progress of a run's checkpoint."""
+    from jaxcifar.config import durations  # imports JAX, which conftest.py has to set up before
+    from jaxcifar.data import datasets
+    from jaxcifar.resilience.checkpoint import Checkpoints
+    from jaxcifar.steps import create_program
+
+    info = datasets.info(config.dataset)
+    train_size = info.train_size - config.dataset.validation_size
+    program = create_program(config, info, durations(config, train_size))
+    with Checkpoints(workdir / "checkpoints", create=False) as checkpoints:
+        return checkpoints.restore(step, program.create_state)
+
+
+def assert_same_bits(one: Any, other: Any) -> None:
+    """Asserts that two trees have the same structure and bit-for-bit identical arrays."""
+    import jax  # conftest.py has to set it up before
+    import numpy as np
+
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
 
 
 def make_config(**fields):

@@ -1,3 +1,5 @@
+"""The local devices, and joining the processes of a run."""
+
 import csv
 import shutil
 
@@ -7,6 +9,7 @@ import pytest
 
 from jaxcifar import devices
 from jaxcifar.errors import InputError
+from jaxcifar.resilience import processes
 
 
 def test_arrays_go_to_every_device_and_come_back_as_copies():
@@ -37,15 +40,15 @@ def test_batch_sizes_must_suit_the_devices():
 @pytest.mark.parametrize(
     "variable, value, message",
     [
-        ("JAX_NUM_PROCESSES", "two", "JAX_NUM_PROCESSES=two: allowed is a number"),
-        ("JAX_PROCESS_ID", "", "JAX_PROCESS_ID=: allowed is a number"),
-        ("JAX_COORDINATOR_ADDRESS", "host0", "JAX_COORDINATOR_ADDRESS=host0: allowed is host:port"),
+        ("JAX_NUM_PROCESSES", "two", "JAX_NUM_PROCESSES=two: must be"),
+        ("JAX_PROCESS_ID", "", "JAX_PROCESS_ID=: must be"),
+        ("JAX_COORDINATOR_ADDRESS", "host0", "JAX_COORDINATOR_ADDRESS=host0: must be host:port"),
     ],
 )
 def test_bad_environment_variables_are_named(monkeypatch, variable, value, message):
     monkeypatch.setenv(variable, value)
     with pytest.raises(InputError, match=message):
-        devices.start(True)
+        processes.start(True)
 
 
 def test_nothing_is_compiled_twice(caplog):
@@ -60,7 +63,7 @@ def test_nothing_is_compiled_twice(caplog):
     assert len(compiled) == 1, compiled
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere calls are made ahead")
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends run calls ahead")
 def test_one_call_at_a_time_is_in_memory():
     def step(state, batch):
         return jax.lax.fori_loop(0, 20, lambda _, x: jax.numpy.sin(x @ x), state), batch
@@ -75,9 +78,9 @@ def test_one_call_at_a_time_is_in_memory():
 
 @pytest.mark.slow
 def test_four_devices_give_the_result_of_one_and_take_over_from_it(start_main, tmp_path):
-    """With batch statistics over all devices, and but for rounding: sums have another order.
+    """Up to rounding, with batch statistics over all devices: sums are added in another order.
 
-    What is bit for bit the same is all that was done on as many devices.
+    Everything that ran on the same number of devices is bit-for-bit identical.
     """
 
     def run(workdir, devices):
@@ -85,7 +88,7 @@ def test_four_devices_give_the_result_of_one_and_take_over_from_it(start_main, t
             "--config=configs/quickstart.py",
             "--config.model.name=resnet8",
             "--config.model.sync_batch_norm=True",
-            "--config.optimizer.learning_rate=0.01",  # rounding grows slowly
+            "--config.optimizer.learning_rate=0.01",  # rounding errors grow slowly
             "--config.schedule.name=constant",
             "--config.schedule.milestones_epochs=()",
             "--config.train.num_epochs=0",

@@ -14,7 +14,8 @@ from jaxcifar import devices, metrics
 from jaxcifar.config import default, durations
 from jaxcifar.data import datasets
 from jaxcifar.evaluate import Evaluator, _class_table, evaluate_run
-from jaxcifar.resilience.checkpoint import Progress, Restored
+from jaxcifar.resilience.checkpoint import Restored
+from jaxcifar.resilience.progress import Progress
 from jaxcifar.steps import create_program
 
 

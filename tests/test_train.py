@@ -82,15 +82,15 @@ def test_patience_goes_on_counting_after_a_restart(stopped, tmp_path, monkeypatc
     class Killed(Exception):
         pass
 
-    class Writers(train_module.Writers):
-        def evaluation(self, step, split, scalars):
-            super().evaluation(step, split, scalars)
+    class RunLogger(train_module.RunLogger):
+        def log_evaluation(self, step, split, scalars):
+            super().log_evaluation(step, split, scalars)
             if step == 6:
                 raise Killed
 
     config = config.copy_and_resolve_references()
     config.checkpoint.every_steps = 5
-    monkeypatch.setattr(train_module, "Writers", Writers)
+    monkeypatch.setattr(train_module, "RunLogger", RunLogger)
     with pytest.raises(Killed):
         train(config, tmp_path)
     monkeypatch.undo()

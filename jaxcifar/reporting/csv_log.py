@@ -1,4 +1,4 @@
-"""CSV files that a run adds to and a resumed run goes on with."""
+"""CSV files to which a run appends rows, and which a resumed run continues."""
 
 import csv
 import io
@@ -8,51 +8,50 @@ from typing import Any
 
 from jaxcifar.errors import InputError, StoppedError
 from jaxcifar.resilience.failpoints import kill_at
+from jaxcifar.resilience.files import replacing
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Returns the rows of a CSV file, but one whose end is missing.
+    """Returns the rows of a CSV file, ignoring a truncated last line.
 
-    A kill may have cut the last line short, in any column, or it is being written.
+    A kill may have cut that line short in any column, or it is just being written.
     """
     lines = path.read_text().splitlines(keepends=True)
     return list(csv.DictReader(line for line in lines if line.endswith("\n")))
 
 
-class Table:
-    """A CSV file that a resumed run goes on with; its first column is `step`."""
+class CsvLog:
+    """A CSV file whose first column is `step`, continued by a resumed run."""
 
     def __init__(self, path: Path, columns: Iterable[str], first_step: int):
-        """Opens the file, new or with its rows up to `first_step`.
+        """Creates the file, or opens it and drops the rows after `first_step`.
 
         Args:
-          path: in an existing directory.
-          columns: their names.
-          first_step: the step that the run goes on from; later rows will be written again.
+          path: path of the file, in an existing directory.
+          columns: names of the columns.
+          first_step: step from which training resumes; later rows will be written again.
 
         Raises:
-          InputError: if the file is not such a table.
+          InputError: if the file exists but was not written by a `CsvLog` with these columns.
         """
         self._path, self._columns, kept = path, list(columns), []
         if path.exists():
             try:
                 kept = [row for row in read_rows(path) if int(row["step"]) <= first_step]
                 if any(row.keys() - set(self._columns) for row in kept):
-                    raise ValueError("other columns")
+                    raise ValueError("unknown columns")
             except (KeyError, TypeError, ValueError) as error:
                 raise InputError(
-                    f"{path}: not a table that a run has written; move it away or mend it"
+                    f"{path}: not a metrics table written by jaxcifar; move or repair it"
                 ) from error
-        part = path.with_name(path.name + ".part")
-        with part.open("w", newline="") as file:
+        with replacing(path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(kept)
-        part.replace(path)
         self._file = path.open("ab", buffering=0)
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Appends rows, and hands them to the operating system.
+        """Appends rows and passes them to the operating system, unbuffered.
 
         Raises:
           StoppedError: if they cannot be written.
@@ -66,8 +65,8 @@ class Table:
                 data = data[self._file.write(data) :]
         except OSError as error:
             raise StoppedError(
-                f"{self._path}: a row could not be written: {error.strerror}. The same command "
-                "goes on from the last checkpoint."
+                f"{self._path}: could not write a row: {error.strerror}. Rerun the same command to "
+                "resume from the last checkpoint."
             ) from error
 
     def close(self) -> None:

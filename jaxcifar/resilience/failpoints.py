@@ -1,7 +1,8 @@
-"""Where a test can kill the process: nowhere, unless the environment names a point.
+"""Failpoints: let tests kill the process at named places. Disabled unless JAXCIFAR_KILL_AT is set.
 
-JAXCIFAR_KILL_AT=point kills it there with SIGKILL; point:3 when it comes there for the third time;
-point:3:0.01 then, but a hundredth of a second later, while it goes on.
+JAXCIFAR_KILL_AT=point kills the process with SIGKILL when it first reaches that point; point:3 when
+it reaches it for the third time; point:3:0.01 a hundredth of a second after that, while the process
+carries on.
 """
 
 import os
@@ -15,11 +16,12 @@ _times_left = int(_COUNT or 1)
 
 
 def kill_at(point: str, before: Callable[[], object] | None = None) -> None:
-    """Kills the process if this is the point to do so; else does nothing.
+    """Kills the process if JAXCIFAR_KILL_AT selects this point; otherwise does nothing.
 
     Args:
-      point: its name.
-      before: what to do before, and only then, to be killed halfway through something.
+      point: name of the point.
+      before: called just before the kill, and only then, so that a test can interrupt an operation
+        halfway.
     """
     global _times_left
     if point != _POINT:

@@ -1,7 +1,7 @@
-"""Directories whose every bit can be checked: beside the files lies `manifest.json`.
+"""Checksummed directories: `manifest.json` records the sizes and SHA-256 hashes of all files.
 
-It has the size and the SHA-256 of every other file, what else the writer wants to say, and the
-SHA-256 of itself. Written last, it also says that the others are complete.
+The manifest also holds what the caller adds to it, and a SHA-256 of its own contents. It is written
+last, so its presence means that the directory is complete.
 """
 
 import hashlib
@@ -14,20 +14,25 @@ MANIFEST = "manifest.json"
 
 
 class DamageError(Exception):
-    """A directory is not what its manifest says; the message is a file's path and the reason."""
+    """A directory does not match its manifest. The message names the file and the reason.
+
+    Attributes:
+      kind: the reason in one word.
+      file: path of the file, relative to the directory.
+    """
 
     def __init__(self, kind: str, file: str, reason: str):
-        """`kind` is one word for the reason."""
         super().__init__(f"{file}: {reason}")
         self.kind, self.file = kind, file
 
 
 def seal(directory: Path, content: dict[str, Any]) -> None:
-    """Writes the manifest of a directory, and returns once all of it is on the disk.
+    """Writes the manifest of a directory; everything is on disk when this returns.
 
     Args:
-      directory: with its files, to which nothing is added later.
-      content: what the manifest says beside that, as JSON takes it; without `files` and `sha256`.
+      directory: directory whose files are all written.
+      content: further entries for the manifest, JSON-serialisable; `files` and `sha256` are
+        reserved.
     """
     files = {name: _size_and_hash(directory / name, sync=True) for name in _files(directory)}
     with (directory / MANIFEST).open("xb") as file:
@@ -39,33 +44,33 @@ def seal(directory: Path, content: dict[str, Any]) -> None:
 
 
 def verify(directory: Path) -> dict[str, Any]:
-    """Returns what a directory's manifest says, once every file has been read and found right.
+    """Checks every file of a directory against its manifest and returns the manifest.
 
     Raises:
-      DamageError: if a file is missing, added or changed, or the manifest is.
+      DamageError: if a file is missing, unexpected or changed, or the manifest itself is damaged.
     """
     content = read(directory)
     expected, found = content["files"], _files(directory)
     for name in sorted(expected.keys() | set(found)):
         if name not in found:
-            raise DamageError("missing", name, "it is missing")
+            raise DamageError("missing", name, "missing")
         if name not in expected:
-            raise DamageError("extra", name, "the manifest does not know it")
+            raise DamageError("extra", name, "not in the manifest")
         try:
             size_and_hash = _size_and_hash(directory / name)
         except OSError as error:
             raise DamageError("unreadable", name, str(error.strerror)) from error
         for kind, was, now in zip(("size", "hash"), expected[name], size_and_hash, strict=True):
             if was != now:
-                raise DamageError(kind, name, f"its {kind} is not the manifest's")
+                raise DamageError(kind, name, f"{kind} differs from the manifest")
     return content
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """Returns what a directory's manifest says, which is checked itself, but not the files.
+    """Returns the manifest of a directory. Checks the manifest, not the files.
 
     Raises:
-      DamageError: if the manifest is missing or changed.
+      DamageError: if the manifest is missing or was changed.
     """
     try:
         data = (directory / MANIFEST).read_bytes()
@@ -74,16 +79,16 @@ def read(directory: Path) -> dict[str, Any]:
     try:
         content = json.loads(data)
         del content["sha256"]
-        whole = _render(content) == data
+        intact = _render(content) == data
     except (ValueError, TypeError, KeyError):
-        whole = False
-    if not whole:
-        raise DamageError("hash", MANIFEST, "it is not as it was written")
+        intact = False
+    if not intact:
+        raise DamageError("hash", MANIFEST, "changed since it was written")
     return content
 
 
 def sync(directory: Path) -> None:
-    """Returns once the names in a directory are on the disk."""
+    """Flushes the entries of a directory to disk."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -105,6 +110,6 @@ def _size_and_hash(path: Path, sync: bool = False) -> list[int | str]:
 
 
 def _render(content: dict[str, Any]) -> bytes:
-    """The bytes of a manifest: one writing of each content, so that any other shows."""
+    """Serialises a manifest canonically, so that any change to the file is detected."""
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return json.dumps({**content, "sha256": digest}, indent=1).encode()

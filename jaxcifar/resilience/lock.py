@@ -1,4 +1,4 @@
-"""One writer a run: a lock on the workdir, which ends with the process however that ends."""
+"""Ensures a single writer per run with a file lock that is released whenever the process exits."""
 
 import fcntl
 import os
@@ -11,13 +11,18 @@ from jaxcifar.errors import InputError
 
 
 class WriterLock:
-    """Holds `workdir/lock`, a file that says who does; the file stays, unlocked, at the end.
+    """Holds a lock on `workdir/lock`, a file that names its owner and stays, unlocked, at the end.
 
-    A context manager, which takes the lock at once if the workdir exists.
+    A context manager; entering it takes the lock if the workdir already exists.
     """
 
     def __init__(self, workdir: Path, active: bool = True):
-        """`active` is False in all processes of a run but the first, which take no lock."""
+        """Creates the lock without taking it.
+
+        Args:
+          workdir: directory of the run.
+          active: False in all processes of a run except the first; they take no lock.
+        """
         self._workdir, self._active, self._file = workdir, active, None
 
     def __enter__(self) -> "WriterLock":
@@ -30,11 +35,11 @@ class WriterLock:
             self._file.close()
 
     def acquire(self) -> None:
-        """Makes the workdir, if it is missing, and takes the lock, unless it is held already.
+        """Creates the workdir if it is missing, and takes the lock unless it is already held.
 
         Raises:
-          InputError: if another process holds it, with its id and host, or the workdir cannot be
-            written to.
+          InputError: if another process holds the lock (the message has its id and host), or the
+            workdir cannot be written to.
         """
         if self._file:
             return
@@ -46,10 +51,10 @@ class WriterLock:
             self._file = path.open("a+")
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(0.1)  # who has just taken it may not have said so yet
+            time.sleep(0.1)  # a new owner may not have written its name yet
             raise InputError(
-                f"{self._workdir} is being written to by {path.read_text().strip()}. Wait for its "
-                "end, stop it, or choose another --workdir."
+                f"{self._workdir} is being written to by {path.read_text().strip()}. Wait for it "
+                "to finish, stop it, or choose another --workdir."
             ) from None
         except OSError as error:
             raise InputError(f"{self._workdir}: cannot be written to: {error.strerror}") from error

@@ -1,11 +1,10 @@
-"""What a run says about itself, in manifest.json.
+"""The manifest of a run, `manifest.json`: what was trained, with what, and how it ended.
 
-That is its config and data, the software and hardware of each of its starts, what was changed or
-undone on the way, and how it ended.
+It records config and data, software and hardware of every start, config changes and rollbacks, and
+the final metrics and state hash.
 """
 
 import datetime
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from jaxcifar.config import RESUME, default
@@ -24,6 +22,8 @@ from jaxcifar.config.structure import with_new_names
 from jaxcifar.errors import InputError
 from jaxcifar.kernels import native
 from jaxcifar.kernels.backend import is_cpu
+from jaxcifar.resilience.files import write_json
+from jaxcifar.resilience.trees import shorten, tree_sha256
 
 _FILE = "manifest.json"
 
@@ -36,26 +36,26 @@ _PACKAGES = (
 def check_config(
     workdir: Path, config: ConfigDict, *, accept: bool = False, trains: bool = True
 ) -> None:
-    """Checks that the run in `workdir` may go on with a config; a new workdir fits any.
+    """Checks that the run in `workdir` can be resumed with a config; a new workdir fits any.
 
     Args:
-      workdir: of the run.
-      config: see `config.default`; `config.RESUME` says what may differ.
-      accept: whether what is "changeable" may.
-      trains: whether the run is to go on, or only to be looked at.
+      workdir: directory of the run.
+      config: see `config.default`; `config.RESUME` lists which fields may differ.
+      accept: whether fields of class "changeable" may differ.
+      trains: whether the run will be trained, not only evaluated; affects the advice in the
+        message.
 
     Raises:
-      InputError: with the fields that differ and may not.
+      InputError: if fields differ that may not; the message lists them.
     """
     changes = _changes(workdir, config)
     never = [change for change in changes if RESUME.get(change["field"]) == "identity"]
     refused = never if accept else changes
     if refused:
-        lines = [f"  {c['field']}: {c['old']!r} there, {c['new']!r} here" for c in refused]
-        shown = lines[:15] + ([f"  and {len(lines) - 15} more"] if len(lines) > 15 else [])
+        lines = [f"  {c['field']}: saved {c['old']!r}, requested {c['new']!r}" for c in refused]
         raise InputError(
-            f"{workdir} holds a run of another config:\n"
-            + "\n".join(shown)
+            f"{workdir} already contains a run with a different config:\n"
+            + "\n".join(shorten(lines))
             + "\n"
             + _advice(never, trains)
         )
@@ -63,45 +63,49 @@ def check_config(
 
 def _advice(never: list[dict[str, Any]], trains: bool) -> str:
     if not trains:
-        return "Choose another --workdir, or give the run's config."
+        return "Choose another --workdir, or use the config of the run."
     if never:
         field = never[0]["field"]
-        return f"Choose another --workdir; its state means nothing with another {field}."
+        return (
+            "Choose another --workdir; the checkpoints there cannot be used with a different "
+            f"{field}."
+        )
     return (
-        "Choose another --workdir, or go on from its last checkpoint with the new config by "
+        "Choose another --workdir, or resume from the last checkpoint with the new config: "
         "--accept_config_change."
     )
 
 
 def check_data(workdir: Path, fingerprints: dict[str, str]) -> None:
-    """Checks that the data are those that the run in `workdir` was started with.
+    """Checks that the data is that with which the run in `workdir` was started.
 
     Args:
-      workdir: of the run.
-      fingerprints: of the splits, see `datasets.fingerprints`.
+      workdir: directory of the run.
+      fingerprints: fingerprint of each split, see `datasets.fingerprints`.
 
     Raises:
-      InputError: with both fingerprints of a split that is another.
+      InputError: if a split differs; the message has both fingerprints.
     """
-    for split, there in read(workdir).get("data", {}).items():
-        if (here := fingerprints.get(split)) != there:
+    for split, saved in read(workdir).get("data", {}).items():
+        if (found := fingerprints.get(split)) != saved:
             raise InputError(
-                f"the {split} split is not the one that the run in {workdir} was started with:\n"
-                f"  fingerprint {there} there\n  fingerprint {here} here\n"
-                "Choose another --workdir, or dataset.data_dir with the run's data."
+                f"the {split} split differs from the one that the run in {workdir} was started "
+                f"with:\n  saved fingerprint {saved}\n  found fingerprint {found}\n"
+                "Choose another --workdir, or set dataset.data_dir to the data of the run."
             )
 
 
 def record_start(
     workdir: Path, config: ConfigDict, step: int, fingerprints: dict[str, str] | None = None
 ) -> None:
-    """Writes config and data into the manifest and adds this start to those before.
+    """Writes config and data to the manifest and appends this start to the earlier ones.
 
     Args:
-      workdir: of the run.
-      config: what of it differs from the one there, and is not free to, is recorded with the step.
-      step: that the start goes on from.
-      fingerprints: of the splits; None before they have been read.
+      workdir: directory of the run.
+      config: config of this start; differences from the saved one are recorded with the step,
+        except in "free" fields.
+      step: step from which training resumes.
+      fingerprints: fingerprint of each split; None if the data has not been read yet.
     """
     run = read(workdir)
     run.pop("end", None)
@@ -117,7 +121,7 @@ def record_start(
 
 
 def describe_start(step: int) -> dict[str, Any]:
-    """Returns the command, software and hardware of a start that goes on from a step."""
+    """Returns command, software and hardware of a start that resumes from `step`."""
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "step": step,
@@ -138,33 +142,23 @@ def describe_start(step: int) -> dict[str, Any]:
 
 
 def record_end(workdir: Path, step: int, state: Any, metrics: dict[str, dict[str, float]]) -> None:
-    """Writes how the run ended into the manifest.
+    """Records the end of the run in the manifest.
 
     Args:
-      workdir: of the run.
-      step: the last.
-      state: the final one, fetched.
-      metrics: of each evaluated split.
+      workdir: directory of the run.
+      step: last step.
+      state: final state, fetched to the host.
+      metrics: scalar metrics of each evaluated split.
     """
     metrics = {name: {k: float(v) for k, v in values.items()} for name, values in metrics.items()}
     update(workdir, end={"step": step, "metrics": metrics, "state_sha256": tree_sha256(state)})
 
 
-def tree_sha256(tree: Any) -> str:
-    """Returns a SHA-256 over path, dtype, shape and bytes of each leaf, in hexadecimal."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
 def read(workdir: Path) -> dict[str, Any]:
-    """Returns the manifest; {} if there is none.
+    """Returns the manifest of a run; {} if there is none.
 
     Raises:
-      InputError: if it is not valid JSON.
+      InputError: if the file is not valid JSON.
     """
     path = workdir / _FILE
     if not path.exists():
@@ -173,31 +167,20 @@ def read(workdir: Path) -> dict[str, Any]:
         run = json.loads(path.read_text())
         return {**run, "config": with_new_names(run["config"])} if "config" in run else {**run}
     except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: not valid JSON of a run ({error})") from error
+        raise InputError(f"{path}: not a valid manifest: {error}") from error
 
 
 def update(workdir: Path, **entries: Any) -> None:
-    """Sets entries of the manifest, which is on the disk when this returns."""
+    """Sets entries of the manifest; they are on disk when this returns."""
     write_json(workdir / _FILE, read(workdir) | entries)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replaces a JSON file as a whole, so that a reader never sees half of it."""
-    part = path.with_name(path.name + ".part")
-    text = json.dumps(value, indent=2) + "\n"
-    with part.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
 def _changes(workdir: Path, config: ConfigDict) -> list[dict[str, Any]]:
-    """The fields, but the free ones, in which a config is not that of the run, if there is one."""
+    """The fields that differ between the saved config and a new one, except "free" fields."""
     run = read(workdir)
     if "config" not in run:
         return []
-    # A field that is younger than the run had its default's effect.
+    # A field that did not exist when the run was started had the effect of its default.
     before, now = _flat(_plain(default())) | _flat(run["config"]), _flat(_plain(config))
     return [
         {"field": field, "old": before.get(field), "new": now.get(field)}
@@ -227,8 +210,8 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The package's git commit, with a + if files were changed since; "" outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
+    """The git commit of the package, with a + if files have changed; "" outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return ""
 

@@ -1,11 +1,12 @@
-"""NaN and infinity in training: found in the compiled step, kept from the disk, and undone.
+"""Detects NaN and infinity in training, keeps them out of checkpoints, and rolls back.
 
-The step counts itself in its sums' `nonfinite`, see `steps.train_step`, and the loop looks at that
-before it saves. A rollback is a kill and a new start with one line more in the manifest: from the
-step of the last checkpoint on, the learning rate is multiplied by a factor. So it ends with the
-same bits wherever it is interrupted.
+The compiled step reports itself in `nonfinite` of its metric sums; the training loop checks that
+before it saves. A rollback is equivalent to killing the run and starting it again with one more
+entry in the manifest: from the step of the last checkpoint on, the learning rate is multiplied by a
+factor. The result is therefore bit-for-bit the same wherever the run is interrupted.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from jaxcifar.resilience.manifest import read, update
 
 
 class NonFinite(InputError):
-    """A step's numbers are not finite.
+    """A training step produced NaN or infinity.
 
     Attributes:
-      step: the number of updates made, with this one.
+      step: number of updates made, including this one.
       reason: what is not finite.
     """
 
@@ -39,17 +40,18 @@ def check_steps(
     skipped: int,
     state: Any,
 ) -> None:
-    """Refuses steps with numbers that are not finite, unless they were skipped and are not many.
+    """Checks that steps were finite or, with `train.on_nonfinite = "skip"`, were skipped.
 
     Args:
       config: see `config.default`.
-      first_step: the number of updates before the first of the steps.
-      sums: of each step, fetched.
-      skipped: steps that were left out before.
-      state: the state after them, on the devices.
+      first_step: number of updates before the first of the steps.
+      sums: metric sums of each step, fetched to the host.
+      skipped: number of steps skipped earlier in the run.
+      state: state after the last of the steps, on the devices.
 
     Raises:
-      NonFinite: for the first of them, with the layers that are not finite now.
+      NonFinite: for the first step that is not finite, with the layers that are not finite in
+        `state`; or for the first one beyond `train.nonfinite_limit` skipped steps.
     """
     for step, values in enumerate(sums, first_step + 1):
         if not values["nonfinite"]:
@@ -57,73 +59,86 @@ def check_steps(
         skipped += 1
         if config.train.on_nonfinite != "skip":
             reason = f"not finite, with a loss of {values['loss'] / values['count']:.4g}"
-            trouble = describe(devices.fetch(state))
-            raise NonFinite(step, "; ".join([reason, *trouble]))
+            layers = describe(devices.fetch(state))
+            raise NonFinite(step, "; ".join([reason, *layers]))
         if skipped > config.train.nonfinite_limit:
             raise NonFinite(
                 step,
-                f"not finite, as {skipped - 1} were before, and "
+                f"not finite again; {skipped - 1} steps were already skipped and "
                 f"train.nonfinite_limit = {config.train.nonfinite_limit}",
             )
 
 
 def check_state(step: int, state: Any) -> None:
-    """Raises a NonFinite if a fetched state, to be saved after `step` updates, is not finite."""
-    if trouble := describe(state):
-        raise NonFinite(step, "; ".join(["the state is not finite", *trouble]))
+    """Checks a state, fetched to the host, before it is saved.
+
+    Raises:
+      NonFinite: if it contains NaN or infinity, with the layers.
+    """
+    if layers := describe(state):
+        raise NonFinite(step, "; ".join(["the state is not finite", *layers]))
 
 
 def describe(state: Any) -> list[str]:
-    """Returns the layers with NaN or infinity in each part of a fetched `TrainState`."""
+    """Returns a line per field of a state that has layers with NaN or infinity.
+
+    Args:
+      state: dataclass of trees of NumPy arrays.
+    """
     found = []
-    for name in "params", "batch_stats", "opt_state", "ema", "loss_scale":
+    for field in dataclasses.fields(state):
         layers: dict[str, bool] = {}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(getattr(state, name)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(getattr(state, field.name)):
             layer = layer_of(path)
             layers[layer] = layers.get(layer, False) or not np.isfinite(leaf).all()
-        if troubled := [layer for layer, bad in layers.items() if bad]:
-            found.append(f"{name} in {len(troubled)} of {len(layers)} layers: {first(troubled)}")
+        if bad := [layer for layer, is_bad in layers.items() if is_bad]:
+            found.append(f"{field.name} in {len(bad)} of {len(layers)} layers: {first(bad)}")
     return found
 
 
 def rate_factors(workdir: Path) -> list[tuple[int, float]]:
-    """Returns what the run's rollbacks made of its learning rate, see `schedules.lowered`."""
-    return [(back["to_step"], back["rate_factor"]) for back in read(workdir).get("rollbacks", ())]
+    """Returns the learning-rate factors of a run's rollbacks, as (first step, factor) pairs."""
+    rollbacks = read(workdir).get("rollbacks", ())
+    return [(rollback["to_step"], rollback["rate_factor"]) for rollback in rollbacks]
 
 
 def roll_back(
     config: ConfigDict,
     workdir: Path,
-    before: list[tuple[int, float]],
+    factors: list[tuple[int, float]],
     error: NonFinite,
     saved: int,
 ) -> list[tuple[int, float]]:
-    """Records a rollback, unless it must not be, and returns the learning rate's factors with it.
+    """Records a rollback in the manifest and returns the learning-rate factors including it.
 
     Args:
       config: see `config.default`.
-      workdir: of the run.
-      before: the factors so far.
-      error: what made it necessary.
-      saved: the step of the newest checkpoint; -1 if there is none.
+      workdir: directory of the run.
+      factors: learning-rate factors so far, see `rate_factors`.
+      error: error that caused the rollback.
+      saved: step of the newest checkpoint; -1 if there is none.
 
     Raises:
-      NonFinite: if the config wants no rollback, or no more of them.
+      NonFinite: if the config allows no rollbacks, or no more of them.
     """
     train = config.train
-    if train.on_nonfinite != "rollback" or len(before) >= train.nonfinite_limit:
-        good = workdir / "checkpoints" / str(saved) if saved >= 0 else "none"
-        backs = f" after {len(before)} rollbacks" if before else ""
+    if train.on_nonfinite != "rollback" or len(factors) >= train.nonfinite_limit:
+        last_good = workdir / "checkpoints" / str(saved) if saved >= 0 else "none"
+        rollback_note = f" after {len(factors)} rollbacks" if factors else ""
         raise NonFinite(
             error.step,
             error.reason,
-            f"\nThe run ends{backs}; last good checkpoint: {good}\n"
-            "A lower optimizer.learning_rate or a clip_global_norm may help, or train.on_nonfinite "
-            "= 'skip' or\n'rollback'; --accept_config_change goes on from there with them.",
+            f"\nThe run has stopped{rollback_note}; last good checkpoint: {last_good}\n"
+            "Try a lower optimizer.learning_rate, optimizer.clip_global_norm, or "
+            "train.on_nonfinite = 'skip' or\n'rollback'; with --accept_config_change the run "
+            "resumes from that checkpoint with the new config.",
         ) from error
     to_step = max(saved, 0)
     if jax.process_index() == 0:
-        print(f"warning: {error}\nback to step {to_step:,}, with a lower rate", flush=True)
+        print(
+            f"warning: {error}\nrolling back to step {to_step:,} with a lower learning rate",
+            flush=True,
+        )
         rollback = {
             "step": error.step,
             "to_step": to_step,
@@ -131,4 +146,4 @@ def roll_back(
             "reason": error.reason,
         }
         update(workdir, rollbacks=[*read(workdir).get("rollbacks", ()), rollback])
-    return [*before, (to_step, train.rollback_factor)]
+    return [*factors, (to_step, train.rollback_factor)]

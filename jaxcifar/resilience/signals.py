@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: they are noted, and the training loop ends at its next step."""
+"""Handles SIGTERM and Ctrl-C: records the signal so that training stops after the current step."""
 
 import os
 import signal
@@ -10,12 +10,12 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Signals:
-    """Notes the first signal that asks the process to stop; Ctrl-C after one ends it at once.
+    """Records the first SIGTERM or Ctrl-C; another Ctrl-C terminates the process immediately.
 
     A context manager, which does nothing outside the main thread.
 
     Attributes:
-      received: the signal's number; 0 before there is one.
+      received: number of the signal; 0 until there is one.
     """
 
     def __init__(self):
@@ -24,8 +24,8 @@ class Signals:
     def __enter__(self) -> "Signals":
         self._before = {}
         if threading.current_thread() is threading.main_thread():
-            # Python calls a handler between two of its instructions, which may be a minute away
-            # while a program is compiled; the byte in the pipe comes at once.
+            # Python runs a handler between two bytecodes, which can take a minute while a program
+            # is being compiled. The wake-up pipe receives its byte immediately.
             self._reader, self._writer = os.pipe()
             os.set_blocking(self._writer, False)
             self._before = {number: signal.signal(number, _ignore) for number in _SIGNALS}
@@ -47,16 +47,21 @@ class Signals:
         while byte := os.read(self._reader, 1):
             if self.received and byte[0] == signal.SIGINT:
                 end_at_once(
-                    "stopped at once; what came after the last checkpoint is lost",
+                    "terminated immediately; progress since the last checkpoint is lost",
                     code=128 + signal.SIGINT,
                 )
             self.received = self.received or byte[0]
 
 
 def end_at_once(message: str, code: int) -> NoReturn:
-    """Ends the process from any thread, whatever the others do."""
+    """Exits the process from any thread, without waiting for the others.
+
+    Args:
+      message: text for standard error.
+      code: exit code.
+    """
     if sys.stdout.isatty():
-        os.write(sys.stdout.fileno(), b"\x1b[?25h")  # the cursor, hidden by the bar
+        os.write(sys.stdout.fileno(), b"\x1b[?25h")  # show the cursor, which the progress bar hides
     os.write(2, f"\n{message}\n".encode())
     os._exit(code)
 

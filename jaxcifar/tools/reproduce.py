@@ -9,12 +9,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxcifar import devices, environment
+from jaxcifar import environment
 from jaxcifar.config import default, durations
 from jaxcifar.data import datasets
 from jaxcifar.errors import InputError
 from jaxcifar.reporting.csv_log import read_rows
-from jaxcifar.resilience import manifest
+from jaxcifar.resilience import manifest, processes
 from jaxcifar.resilience.checkpoint import Checkpoints
 from jaxcifar.steps import create_program
 from jaxcifar.train import train
@@ -59,13 +59,13 @@ def reproduce(workdir: Path, out: Path) -> bool:
     config = _config(run)
     if config.train.deterministic:
         environment.make_deterministic()
-    devices.start(config.train.distributed)
+    processes.start(config.train.distributed)
     if jax.process_index() == 0:
         for line in islice(_software(run), 10):
             print(f"environment differs: {line}")
         out.mkdir(parents=True, exist_ok=True)
         manifest.update(out, reproduces=str(workdir.resolve()), data=run["data"])
-    devices.meet()
+    processes.barrier()
     train(config, out)
 
     differences = list(islice(_differences(config, workdir, out), 5))

@@ -33,7 +33,7 @@ from jaxcifar import environment
 from jaxcifar.config import default
 from jaxcifar.data import datasets
 from jaxcifar.data.datasets import Split
-from jaxcifar.resilience import manifest
+from jaxcifar.resilience import files
 
 _HERE = Path(__file__).resolve().parent
 # What is measured before the memory is read, and after it.
@@ -349,7 +349,7 @@ def main() -> None:
             report["results"].append(result | summary(result, args.backend))
             report["finished"] = number == len(cases)
             # After each, so that a run that is cut off leaves what it has.
-            manifest.write_json(saved, report)
+            files.write_json(saved, report)
             (args.out / "benchmark.md").write_text(markdown(report))
     print(markdown(report))
     if any(note.startswith(OURS) for result in report["results"] for note in result["notes"]):

@@ -17,7 +17,7 @@ from jaxcifar.metrics.layer_statistics import (
     rows,
     troubled_layers,
 )
-from jaxcifar.reporting.csv_log import Table
+from jaxcifar.reporting.csv_log import CsvLog
 from tests.helpers import COMPILED_QUICKLY
 
 
@@ -208,7 +208,7 @@ def read(path):
 
 
 def test_a_row_for_the_network_and_for_each_layer(tmp_path):
-    table = Table(tmp_path / "layers.csv", COLUMNS, first_step=0)
+    table = CsvLog(tmp_path / "layers.csv", COLUMNS, first_step=0)
     table.write(rows(10, 1.28, statistics(conv=1 / 3, head=np.nan)))
     found = read(tmp_path / "layers.csv")
     table.close()
@@ -225,7 +225,7 @@ def test_a_row_for_the_network_and_for_each_layer(tmp_path):
 
 
 def write_steps(path, steps, first_step=0):
-    table = Table(path, COLUMNS, first_step)
+    table = CsvLog(path, COLUMNS, first_step)
     for step in steps:
         table.write(rows(step, step / 7, statistics(conv=0.1 * step)))
     table.close()
@@ -235,8 +235,8 @@ def write_steps(path, steps, first_step=0):
 def test_a_table_that_is_not_a_runs_is_named_and_left(tmp_path, text):
     path = tmp_path / "layers.csv"
     path.write_text(text)
-    with pytest.raises(InputError, match="layers.csv: not a table that a run has written"):
-        Table(path, COLUMNS, first_step=5)
+    with pytest.raises(InputError, match="layers.csv: not a metrics table"):
+        CsvLog(path, COLUMNS, first_step=5)
     assert path.read_text() == text
 
 

@@ -1,9 +1,9 @@
-/* Preloaded into a process, makes the n-th change to a file under one directory fail.
+/* Preloaded into a process, makes the n-th change below one directory fail.
 
-A change is a write, an fsync, a rename, or the making of a file or directory. fail_next(n, error,
-seconds) sets which one, counted from 1, and the error number; all after it fail as well, as on a
-full disk. With an error of 0 it hangs for so many seconds instead. changes() returns how many there
-were since. The directory is FAILING_IO's.
+A change is a write, an fsync, a rename, or the creation of a file or directory. fail_next(n, error,
+seconds) sets n, counted from 1, and the error number; all later changes fail as well, as on a full
+disk. With error 0 each of these changes hangs for that many seconds instead. changes() returns the
+number of changes since then. The environment variable FAILING_IO names the directory.
 */
 #define _GNU_SOURCE
 #include <dlfcn.h>

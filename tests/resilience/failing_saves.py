@@ -1,6 +1,6 @@
-"""Run with failing_io.c preloaded: saves whose every change to the disk fails once.
+"""Saves checkpoints while each change to the disk fails in turn; needs failing_io.c preloaded.
 
-Arguments: a directory, and a comma-separated list of error numbers. Prints what happened as JSON.
+Arguments: a directory, and a comma-separated list of error numbers. Prints the outcomes as JSON.
 """
 
 import ctypes
@@ -14,7 +14,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxcifar.resilience.checkpoint import Checkpoints, Progress
+from jaxcifar.resilience.checkpoint import Checkpoints
+from jaxcifar.resilience.progress import Progress
 
 
 def state(value):
@@ -26,7 +27,7 @@ def create():
 
 
 def restored(directory):
-    """The step that can be gone on from, once its arrays are found right."""
+    """Returns the step from which a run would resume, after checking its arrays."""
     with Checkpoints(directory, create=False) as checkpoints:
         restored = checkpoints.restore(checkpoints.find("latest"), create)
     for name, array in state(restored.step).items():
@@ -59,7 +60,7 @@ def main():
                 failure = checkpoints.failure()
                 library.fail_next(0, 0, 0)
                 step = restored(directory)
-                # The disk is well again: the same step can be saved.
+                # The disk works again: the same step can be saved.
                 if failure and step == 1:
                     checkpoints.save(2, state(2), Progress())
                     checkpoints.wait()
@@ -75,13 +76,13 @@ def main():
         checkpoints.save(2, state(2), Progress())
         checkpoints.save(3, state(3), Progress())
         seconds = time.monotonic() - started
-        said = [checkpoints.failure() for _ in range(3)]
+        failures = [checkpoints.failure() for _ in range(3)]
         while checkpoints.stalled:
             library.fail_next(0, 0, 0)
             time.sleep(0.1)
         checkpoints.save(4, state(4), Progress())
         checkpoints.wait()
-    slow = {"seconds": seconds, "said": said, "step": restored(base / "slow")}
+    slow = {"seconds": seconds, "failures": failures, "step": restored(base / "slow")}
     print(json.dumps({"total": total, "cases": cases, "slow": slow}))
 
 

@@ -1,3 +1,5 @@
+"""Checkpoints in a directory: saving, restoring, retention, names and mismatching states."""
+
 import shutil
 
 import jax
@@ -7,7 +9,9 @@ import pytest
 
 from jaxcifar.errors import InputError
 from jaxcifar.resilience import integrity
-from jaxcifar.resilience.checkpoint import Checkpoints, Progress
+from jaxcifar.resilience.checkpoint import Checkpoints
+from jaxcifar.resilience.progress import Progress
+from tests.helpers import assert_same_bits
 
 
 def state(value):
@@ -22,13 +26,6 @@ def state(value):
 
 def create():
     return jax.tree.map(jnp.asarray, state(0))
-
-
-def assert_same_bits(one, other):
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        a, b = np.asarray(a), np.asarray(b)
-        assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
 
 
 def steps(directory):
@@ -62,7 +59,7 @@ def test_latest_best_and_every_nth_are_kept(tmp_path):
         assert checkpoints.find("latest") == 8
         assert checkpoints.find("best") == 4
         assert checkpoints.find("6") == 6
-        with pytest.raises(InputError, match="has no 5; it has latest, 3, 4, 6, 8"):
+        with pytest.raises(InputError, match="eval.checkpoint = 5: .* latest, 3, 4, 6, 8"):
             checkpoints.find("5")
 
 
@@ -101,7 +98,7 @@ def test_what_orbax_could_not_read_again_counts_as_not_written(tmp_path, name):
     with Checkpoints(tmp_path / name) as checkpoints:
         checkpoints.save(1, state(1), Progress())
         checkpoints.wait()
-        assert "Orbax wrote no whole state" in checkpoints.failure()
+        assert "Orbax wrote an incomplete state" in checkpoints.failure()
         assert checkpoints.steps() == []
 
 
@@ -133,7 +130,7 @@ def test_what_a_kill_leaves_is_removed_by_the_next_writer_alone(tmp_path):
 
 
 def changed(**fields):
-    """Creates a state of which some arrays are others; None leaves one out."""
+    """Returns a function that creates a state with some arrays replaced, or left out if None."""
 
     def create_changed():
         arrays = {**create(), **fields}
@@ -145,16 +142,16 @@ def changed(**fields):
 @pytest.mark.parametrize(
     "create_other, difference",
     [
-        (changed(step=None), r"step: int32\[\] there, absent here"),
-        (changed(ema=jnp.zeros(2)), r"ema: absent there, float32\[2\] here"),
-        (changed(half=jnp.zeros(5)), r"half: bfloat16\[5\] there, float32\[5\] here"),
+        (changed(step=None), r"step: saved int32\[\], expected absent"),
+        (changed(ema=jnp.zeros(2)), r"ema: saved absent, expected float32\[2\]"),
+        (changed(half=jnp.zeros(5)), r"half: saved bfloat16\[5\], expected float32\[5\]"),
         (
             changed(params={"kernel": jnp.zeros((4, 3))}),
-            r"params/kernel: float32\[3, 4\] there, float32\[4, 3\] here",
+            r"params/kernel: saved float32\[3, 4\], expected float32\[4, 3\]",
         ),
         (
             changed(opt_state=(jnp.zeros(4), jnp.zeros(()))),
-            r"opt_state/1: absent there, float32\[\] here",
+            r"opt_state/1: saved absent, expected float32\[\]",
         ),
     ],
 )
@@ -164,7 +161,7 @@ def test_arrays_that_are_missing_extra_recast_or_reshaped_are_named(
     with Checkpoints(tmp_path, keep_every=1) as checkpoints:
         for step in (1, 2):
             checkpoints.save(step, state(step), Progress())
-        with pytest.raises(InputError, match=f"/2 is of another model.*\n  {difference}$"):
+        with pytest.raises(InputError, match=f"/2 was saved with a different .*\n  {difference}$"):
             checkpoints.restore_latest(create_other)
     assert steps(tmp_path) == [1, 2]
 

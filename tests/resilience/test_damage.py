@@ -1,4 +1,4 @@
-"""Checkpoints that were damaged on the disk: every damage is noticed, and none is forgotten."""
+"""Checkpoints damaged on disk: all damage is detected, and no damaged checkpoint is deleted."""
 
 import random
 import shutil
@@ -8,13 +8,15 @@ import pytest
 
 from jaxcifar.errors import InputError
 from jaxcifar.resilience import integrity
-from jaxcifar.resilience.checkpoint import Checkpoints, Progress
-from tests.resilience.test_checkpoint import assert_same_bits, create, state, steps
+from jaxcifar.resilience.checkpoint import Checkpoints
+from jaxcifar.resilience.progress import Progress
+from tests.helpers import assert_same_bits
+from tests.resilience.test_checkpoint import create, state, steps
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two runs with checkpoints 1 and 2 each."""
+    """The checkpoint directories of two runs, each with steps 1 and 2."""
     runs = []
     for seed in (0, 10):
         runs.append(tmp_path_factory.mktemp("run"))
@@ -58,7 +60,7 @@ def swapped(file, number):
 
 
 def unreadable(file, _):
-    """No bytes come from it: a link to itself, which stops even root."""
+    """Makes a file unreadable, even for root: a link to itself."""
     file.unlink()
     file.symlink_to(file.name)
 
@@ -94,7 +96,7 @@ def test_any_damage_to_any_file_is_set_aside_for_the_checkpoint_before(runs, tmp
                 and (directory / other).read_bytes() == (runs[0] / other).read_bytes()
                 for other in names
             )
-            if not same or kind is joined:  # some files are alike
+            if not same or kind is joined:  # some files have equal contents
                 with Checkpoints(directory) as checkpoints:
                     restored = checkpoints.restore_latest(create)
                 assert restored.step == 1 and restored.progress.train_sums == {"loss": 1}
@@ -132,7 +134,7 @@ def test_a_whole_checkpoint_in_the_wrong_place_is_set_aside(runs, tmp_path, sour
     shutil.rmtree(directory / "2")
     shutil.copytree(runs[source[0]] / source[1], directory / "2")
     with Checkpoints(directory, keep_every=1) as checkpoints:
-        with pytest.raises(InputError, match="/2 is damaged: manifest.json: it is of "):
+        with pytest.raises(InputError, match="/2 is damaged: manifest.json: (step|run) is "):
             checkpoints.restore(2, create)
         assert checkpoints.restore_latest(create).step == 1
         assert (directory / f"2.damaged-{why}-manifest.json").is_dir()
@@ -164,7 +166,9 @@ def test_a_run_never_starts_again_silently(runs, tmp_path):
     (directory / "2").mkdir()
     before = sorted(directory.rglob("*"))
     with Checkpoints(directory) as checkpoints:
-        with pytest.raises(InputError, match="none of its checkpoints is whole; step 2: manifest"):
+        with pytest.raises(
+            InputError, match="no intact checkpoint; the newest, step 2, .*: manifest"
+        ):
             checkpoints.restore_latest(create)
     assert sorted(directory.rglob("*")) == before
 

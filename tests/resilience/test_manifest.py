@@ -1,3 +1,5 @@
+"""The manifest: which config changes and data a run accepts, and what is recorded."""
+
 import json
 
 import jax
@@ -9,17 +11,18 @@ from jaxcifar.config.fields import OLD_NAMES
 from jaxcifar.data import datasets
 from jaxcifar.data.datasets import Split
 from jaxcifar.errors import InputError
+from jaxcifar.resilience.files import write_json
 from jaxcifar.resilience.manifest import (
     check_config,
     check_data,
     read,
     record_end,
     record_start,
-    tree_sha256,
-    write_json,
 )
+from jaxcifar.resilience.trees import tree_sha256
 from jaxcifar.steps import create_program
 from jaxcifar.train import train
+from tests.helpers import REPOSITORY
 
 DATA = {"train": "1234", "test": "5678"}
 
@@ -49,8 +52,8 @@ def test_another_config_is_shown_and_refused(config, tmp_path):
         check_config(tmp_path, config)
     message = str(caught.value)
     assert str(tmp_path) in message
-    assert "optimizer.learning_rate: 0.1 there, 0.05 here" in message
-    assert "schedule.milestones_steps: [50, 75] there, [50, 80] here" in message
+    assert "optimizer.learning_rate: saved 0.1, requested 0.05" in message
+    assert "schedule.milestones_steps: saved [50, 75], requested [50, 80]" in message
     assert "--accept_config_change" in message and "--workdir" in message
     assert "momentum" not in message
 
@@ -64,7 +67,7 @@ def test_every_field_has_a_class_and_no_other():
 
 
 def altered(config, path):
-    """A copy of a config with another value in one field."""
+    """Returns a copy of a config with a different value in one field."""
     config = config.copy_and_resolve_references()
     section, field = path.split(".")
     value = config[section][field]
@@ -114,7 +117,7 @@ def test_a_field_that_may_change_leaves_the_state_as_it_is(config):
     for path in FIELDS:
         section, kind = path.split(".")[0], RESUME[path]
         if section in ("model", "optimizer", "train") and kind != "identity":
-            if path != "train.num_epochs":  # a config has it or num_steps
+            if path != "train.num_epochs":  # mutually exclusive with num_steps
                 assert shapes(altered(config, path)) == expected, path
 
 
@@ -125,7 +128,7 @@ def test_a_field_younger_than_the_run_had_its_default(config, tmp_path):
     write_json(tmp_path / "manifest.json", run)
     check_config(tmp_path, config)
     config.train.ema_decay = 0.5
-    with pytest.raises(InputError, match="train.ema_decay: 0.0 there, 0.5 here"):
+    with pytest.raises(InputError, match="train.ema_decay: saved 0.0, requested 0.5"):
         check_config(tmp_path, config)
 
 
@@ -153,7 +156,7 @@ def test_other_data_are_refused_with_both_fingerprints(config, tmp_path):
     check_data(tmp_path, DATA)
     record_start(tmp_path, config, 0, DATA)
     check_data(tmp_path, DATA)
-    with pytest.raises(InputError, match="(?s)test split.*5678 there.*9999 here"):
+    with pytest.raises(InputError, match="(?s)test split.*saved .* 5678.*found .* 9999"):
         check_data(tmp_path, DATA | {"test": "9999"})
 
 
@@ -166,7 +169,7 @@ def test_other_data_stop_a_run_before_it_starts(config, tmp_path, monkeypatch):
     images[700, 3, 4] += 1
     other = splits | {"train": splits["train"]._replace(images=images)}
     monkeypatch.setattr(datasets, "load", lambda _: other)
-    with pytest.raises(InputError, match="the train split is not the one that the run in"):
+    with pytest.raises(InputError, match="the train split differs from"):
         train(config, tmp_path)
 
 
@@ -219,7 +222,8 @@ def test_each_start_is_recorded(config, tmp_path):
     run = json.loads((tmp_path / "manifest.json").read_text())
     assert run["config"]["optimizer"]["learning_rate"] == 0.05
     assert [start["step"] for start in run["starts"]] == [0, 40]
-    for field in ("time", "command", "commit", "versions", "hardware"):
+    assert bool(run["starts"][0]["commit"]) == (REPOSITORY / ".git").exists()
+    for field in ("time", "command", "versions", "hardware"):
         assert field in run["starts"][0]
     assert {"python", "jax", "flax", "optax", "numpy"} <= run["starts"][0]["versions"].keys()
     assert len(run["starts"][0]["hardware"]["devices"]) == 2
@@ -227,7 +231,7 @@ def test_each_start_is_recorded(config, tmp_path):
 
 def test_a_broken_manifest_is_named(config, tmp_path):
     (tmp_path / "manifest.json").write_text('{"config": ')
-    with pytest.raises(InputError, match="manifest.json: not valid JSON"):
+    with pytest.raises(InputError, match="manifest.json: not a valid manifest"):
         check_config(tmp_path, config)
 
 

@@ -1,6 +1,5 @@
-"""NaN and infinity, put into a step in each place where they can arise."""
+"""NaN and infinity, injected into a step in every place where they can arise."""
 
-import csv
 import dataclasses
 import errno
 import json
@@ -19,17 +18,16 @@ from flax import linen as nn
 
 from jaxcifar import devices, steps
 from jaxcifar import train as train_module
-from jaxcifar.config import default, durations
-from jaxcifar.data import datasets
+from jaxcifar.config import default
 from jaxcifar.errors import StoppedError
 from jaxcifar.optim.optimizers import LossScale, create_optimizer
 from jaxcifar.optim.schedules import lowered
 from jaxcifar.resilience import integrity, nonfinite
-from jaxcifar.resilience.checkpoint import Checkpoints
 from jaxcifar.resilience.manifest import read
 from jaxcifar.resilience.nonfinite import NonFinite
 from jaxcifar.steps import create_program, create_state, train_step
 from jaxcifar.train import train
+from tests.helpers import assert_same_bits, read_metrics, restore, saved_steps
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -43,7 +41,7 @@ without_gradient.defvjp(lambda x: (x, None), lambda _, gradient: (gradient * jnp
 
 
 class Network(nn.Module):
-    """A hidden layer of four features; its gradient is NaN, if it is to be."""
+    """A network with a hidden layer of four features; its gradient is NaN with `bad_gradient`."""
 
     bad_gradient: bool = False
 
@@ -64,7 +62,7 @@ infinite_loss.original = steps.batch_sums
 
 
 def one_step(place, optimizer, *, scale=None, **fields):
-    """The state before and after a step with a number that is not finite, and the step's sums."""
+    """Returns the state before and after a step with a non-finite number, and the step's sums."""
     model = Network(bad_gradient=place == "gradient")
     state = create_state(model, optimizer, (2, 2, 1), seed=0, ema=True)
     if place == "parameter":
@@ -163,7 +161,7 @@ def test_layers_are_named():
         nonfinite.check_state(5, state)
 
 
-# Whole runs, of a network of four layers.
+# Whole runs of a network with four layers.
 
 
 def small_run(**fields):
@@ -185,7 +183,7 @@ def small_run(**fields):
 
 @pytest.fixture
 def spoil(monkeypatch):
-    """Makes the images of some steps NaN."""
+    """Replaces the images of given steps by NaN."""
 
     def spoil(*bad_steps):
         def create(*arguments):
@@ -208,16 +206,8 @@ def spoil(monkeypatch):
 
 
 def saved(config, workdir):
-    """The checkpoints of a run by step."""
-    info = datasets.info(config.dataset)
-    program = create_program(config, info, durations(config, info.train_size))
-    with Checkpoints(workdir / "checkpoints", create=False) as checkpoints:
-        names = [path.name for path in (workdir / "checkpoints").iterdir()]
-        return {
-            int(name): checkpoints.restore(int(name), program.create_state)
-            for name in names
-            if name.isdecimal()
-        }
+    """Returns the contents of a run's checkpoints by step."""
+    return {step: restore(config, workdir, step) for step in saved_steps(workdir)}
 
 
 def assert_all_finite(checkpoints):
@@ -225,18 +215,6 @@ def assert_all_finite(checkpoints):
         for leaf in jax.tree.leaves(restored.state):
             assert np.isfinite(leaf).all()
         assert np.isfinite(list(restored.progress.train_sums.values())).all()
-
-
-def assert_same_bits(one, other):
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
-
-
-def rows(workdir):
-    with (workdir / "metrics.csv").open(newline="") as file:
-        found = list(csv.DictReader(file))
-    clock = ("time", "images_per_second")
-    return [{k: v for k, v in row.items() if k not in clock} for row in found]
 
 
 @pytest.mark.parametrize("steps_per_call", [1, 4])
@@ -271,14 +249,14 @@ def test_skipped_steps_are_counted_across_a_restart(spoil, tmp_path, monkeypatch
     )
     train(config, tmp_path / "unbroken")
 
-    class Writers(train_module.Writers):
-        def train(self, step, *arguments):
-            super().train(step, *arguments)
+    class RunLogger(train_module.RunLogger):
+        def log_train(self, step, *arguments):
+            super().log_train(step, *arguments)
             if step == 10:
                 raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(train_module, "Writers", Writers)
+        patched.setattr(train_module, "RunLogger", RunLogger)
         with pytest.raises(Killed):
             train(config, tmp_path / "broken")
     train(config, tmp_path / "broken")
@@ -287,8 +265,8 @@ def test_skipped_steps_are_counted_across_a_restart(spoil, tmp_path, monkeypatch
     assert one[14].progress.best_step and one[14].progress.stale_evaluations == 2
     assert_same_bits(one[14].state, other[14].state)
     assert_all_finite(one)
-    found = rows(tmp_path / "broken")
-    assert found == rows(tmp_path / "unbroken")
+    found = read_metrics(tmp_path / "broken")
+    assert found == read_metrics(tmp_path / "unbroken")
     assert [row["skipped_steps"] for row in found if row["split"] == "train"] == ["1", "2", "2"]
 
 
@@ -296,12 +274,12 @@ def test_skipped_steps_are_bounded():
     config = small_run(train__on_nonfinite="skip", train__nonfinite_limit=3)
     sums = [{"nonfinite": bad, "loss": 1.0, "count": 1.0} for bad in (1, 0, 1)]
     nonfinite.check_steps(config, 6, sums, 1, None)
-    with pytest.raises(NonFinite, match="step 9: not finite, as 3 were before, .*limit = 3"):
+    with pytest.raises(NonFinite, match="step 9: not finite again; 3 .*train.nonfinite_limit = 3"):
         nonfinite.check_steps(config, 6, sums, 2, None)
 
 
 def diverging(**fields):
-    """A run that is finite as long as its warm-up, and to the end if the rate is lowered."""
+    """Returns a run that diverges after its warm-up unless the learning rate is lowered."""
     return small_run(
         schedule__warmup_steps=5,
         schedule__warmup_shape="constant",
@@ -322,7 +300,9 @@ def test_a_rollback_ends_with_the_same_bits_wherever_it_is_killed(tmp_path, monk
     assert 5 < rollback["step"] < 10
     one = saved(config, tmp_path / "unbroken")
     assert_all_finite(one)
-    rates = [r["learning_rate"] for r in rows(tmp_path / "unbroken") if r["split"] == "train"]
+    rates = [
+        r["learning_rate"] for r in read_metrics(tmp_path / "unbroken") if r["split"] == "train"
+    ]
     assert rates == ["0.05", "0.1", "0.1"]
 
     update = nonfinite.update
@@ -343,14 +323,14 @@ def test_a_rollback_ends_with_the_same_bits_wherever_it_is_killed(tmp_path, monk
     other = saved(config, tmp_path / "broken")
     assert one.keys() == other.keys()
     assert_same_bits(one[14].state, other[14].state)
-    assert rows(tmp_path / "unbroken") == rows(tmp_path / "broken")
+    assert read_metrics(tmp_path / "unbroken") == read_metrics(tmp_path / "broken")
     manifest = json.loads((tmp_path / "broken" / "manifest.json").read_text())
     assert manifest["rollbacks"] == [rollback]
 
 
 @pytest.fixture
 def spoil_saves(monkeypatch):
-    """Makes the save of a step do something before its manifest is written."""
+    """Calls a function in the save of a given step, before its manifest is written."""
 
     def spoil(bad_step, act):
         def seal(part, content):
@@ -373,8 +353,8 @@ def test_a_rollback_goes_to_a_checkpoint_that_is_there(tmp_path, spoil_saves):
     train(diverging(checkpoint__on_error="continue"), tmp_path)
     (rollback,) = json.loads((tmp_path / "manifest.json").read_text())["rollbacks"]
     assert rollback["to_step"] == 0
-    rates = [row["learning_rate"] for row in rows(tmp_path) if row["split"] == "train"]
-    assert rates == ["5e-33", "0.1", "0.1"]  # lowered from the first step on
+    rates = [row["learning_rate"] for row in read_metrics(tmp_path) if row["split"] == "train"]
+    assert rates == ["5e-33", "0.1", "0.1"]  # lowered from the first step
 
 
 def test_a_rollback_does_not_meet_a_save_that_goes_on(tmp_path, spoil_saves):
@@ -382,7 +362,7 @@ def test_a_rollback_does_not_meet_a_save_that_goes_on(tmp_path, spoil_saves):
     spoil_saves(5, go_on.wait)
     config = diverging(checkpoint__on_error="continue", checkpoint__timeout_seconds=0.2)
     try:
-        with pytest.raises(StoppedError, match="not finite.*\n.*is still not written") as caught:
+        with pytest.raises(StoppedError, match="not finite.*\n.*checkpoint is still") as caught:
             train(config, tmp_path)
     finally:
         go_on.set()
@@ -394,7 +374,7 @@ def test_only_a_last_save_that_fails_stops_a_run_that_passes_failures_over(
     tmp_path, spoil_saves, capsys, bad_step, code
 ):
     def fail():
-        time.sleep(1)  # until the last step is made
+        time.sleep(1)  # until the last step has run
         no_space()
 
     spoil_saves(bad_step, fail)
@@ -424,7 +404,7 @@ def test_rollbacks_are_bounded_and_add_up(tmp_path):
         (0, f"{tmp_path}/checkpoints/0"),
         (-1, "none"),
     ):
-        message = f"The run ends after 2 rollbacks; last good checkpoint: {named}\n"
+        message = f"after 2 rollbacks; last good checkpoint: {named}\n"
         with pytest.raises(NonFinite, match=message):
             nonfinite.roll_back(config, tmp_path, factors, error, saved)
 

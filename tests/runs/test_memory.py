@@ -8,7 +8,7 @@ import pytest
 
 
 def resident(pid):
-    """The memory that a process holds, in kB."""
+    """Returns the resident memory of a process in kB."""
     return int(re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[1])
 
 
@@ -25,7 +25,7 @@ def test_evaluations_and_checkpoints_leave_nothing_in_memory(start_main, tmp_pat
     after = {}
     for line in process.stdout:
         if found := re.match(r"test at step (\d+),", line):
-            after[int(found[1]) - 1] = resident(process.pid)  # its own checkpoint is still to come
+            after[int(found[1]) - 1] = resident(process.pid)  # its save is still to come
     _, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
     print({number: f"{after[number] / 1024:.0f} MB" for number in (5, 10, 20, 30, 40, 50)})

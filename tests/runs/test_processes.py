@@ -1,4 +1,4 @@
-"""Runs of two processes: what happens to one of them, and what the other makes of it."""
+"""Runs of two processes: how one of them reacts to what happens to the other."""
 
 import fcntl
 import os
@@ -42,7 +42,7 @@ def free_port():
 
 
 class Pair:
-    """Starts one run in two processes, and ends what is left of them; a context manager."""
+    """Starts a run in two processes; a context manager, which kills those that remain."""
 
     def __init__(self, start_main, workdir):
         self._start_main, self.workdir, self._started = start_main, workdir, []
@@ -56,7 +56,7 @@ class Pair:
             process.communicate()
 
     def start(self, *arguments, zero=None):
-        """The two processes; `zero` is put in the environment of process 0."""
+        """Returns the two processes; `zero` is added to the environment of process 0."""
         port = free_port()
         pair = [
             self._start_main(
@@ -75,12 +75,12 @@ class Pair:
         return pair
 
     def finish(self, undisturbed):
-        """Lets the run go on to the end, which must be that of an undisturbed one."""
+        """Resumes the run, which must end exactly as an undisturbed one."""
         before = saved(self.workdir)
         zero, one = self.start()
         code, out, err = end(zero)
         assert (code, end(one)[0]) == (0, 0), err
-        assert f"going on from step {before}," in out
+        assert re.search(rf"from step {before}\b", out)
         assert_same(self.workdir, undisturbed)
 
 
@@ -92,7 +92,7 @@ def pair(start_main, tmp_path):
 
 @pytest.fixture(scope="module")
 def pairs_workdir(start_main, tmp_path_factory):
-    """The workdir of a run in two processes to which nothing happens."""
+    """The workdir of an undisturbed run in two processes."""
     with Pair(start_main, tmp_path_factory.mktemp("pair")) as pair:
         ends = [end(process) for process in pair.start()]
     assert [code for code, _, _ in ends] == [0, 0], ends
@@ -106,23 +106,23 @@ def undisturbed(pairs_workdir):
 
 
 def end_within(process, seconds, *, stopped=None):
-    """What `end` returns; time in which the test itself is suspended does not count."""
+    """As `end`, with a time limit that excludes time during which the test is suspended."""
     for _ in range(10 * seconds):
         if process.poll() is not None:
             return end(process)
         if stopped:
-            stopped.send_signal(signal.SIGSTOP)  # again, should anything else have woken it
+            stopped.send_signal(signal.SIGSTOP)  # again, in case something has woken it
         time.sleep(0.1)
-    raise AssertionError(f"it goes on after {seconds} s")
+    raise AssertionError(f"still running after {seconds} s")
 
 
 def check_last_words(err, gone, what):
-    """Looks for the error that names both processes and their steps."""
+    """Checks the error message, which names both processes and their steps."""
     assert "Traceback" not in err
     found = re.search(
-        rf"\nerror: process {gone} of 2 \({HOST}\) {what}; it was last at step (\d+), and this is "
+        rf"\nerror: process {gone} of 2 \({HOST}\) {what}; its last known step is (\d+); this is "
         rf"process {1 - gone} at step (\d+)\.\n"
-        r"The same command, for all processes, goes on from the last checkpoint\.\n",
+        r"Rerun the same command for all processes ",
         err,
     )
     assert found, err
@@ -157,14 +157,12 @@ def test_where_a_process_is_stopped_the_other_ends_and_the_run_goes_on(pair, und
     wait_for(processes[0], "step 25/")
     code, _, err = end_within(processes[1 - gone], 60, stopped=processes[gone])
     assert code == 1
-    check_last_words(err, gone, "has not been heard of for 10 s")
+    check_last_words(err, gone, "has not responded for 10 s")
 
     processes[gone].send_signal(signal.SIGCONT)  # too late
     code, _, err = end_within(processes[gone], 60)
     assert code == 1
-    check_last_words(
-        err, 1 - gone, rf"has ended: process {gone} of 2 .* has not been heard of .*; .*"
-    )
+    check_last_words(err, 1 - gone, rf"has exited: process {gone} of 2 .* has not responded .*; .*")
     pair.finish(undisturbed)
 
 
@@ -190,7 +188,7 @@ def test_a_signal_to_one_process_saves_and_ends_both(pair, undisturbed):
     step = saved(pair.workdir)
     for code, _, err in ends:
         assert code == 143
-        assert f"stopped by SIGTERM at step {step} of {STEPS};" in err
+        assert f"by SIGTERM at step {step} of {STEPS};" in err
         assert "Traceback" not in err and "error" not in err
     pair.finish(undisturbed)
 
@@ -205,7 +203,7 @@ def test_an_error_of_one_process_ends_both(pair):
         assert f"error: {pair.workdir} is being written to by " in err
         code, _, err = end_within(one, 60)
     assert code == 1
-    assert f"\nerror: process 0 of 2 ({HOST}) has ended: {pair.workdir} is being written to" in err
+    assert f"\nerror: process 0 of 2 ({HOST}) has exited: {pair.workdir} is being written to" in err
     assert "Traceback" not in err
 
 
@@ -219,7 +217,7 @@ def test_both_processes_take_the_checkpoint_before_a_damaged_one(pair, pairs_wor
     zero, one = pair.start()
     code, out, err = end(zero)
     assert (code, end(one)[0]) == (0, 0), err
-    assert "going on from step 42," in out
+    assert "from step 42" in out
     (aside,) = checkpoints.glob("60.damaged-*")
     shutil.rmtree(aside)
     assert_same(pair.workdir, undisturbed)
@@ -229,7 +227,7 @@ def test_both_processes_take_the_checkpoint_before_a_damaged_one(pair, pairs_wor
     for process in pair.start():
         code, _, err = end_within(process, 300)
         assert code == 1
-        assert "none of its checkpoints is whole" in err and "Traceback" not in err
+        assert "no intact checkpoint" in err and "Traceback" not in err
 
 
 @pytest.mark.slow
@@ -242,11 +240,11 @@ def test_two_processes_give_the_result_of_one_with_two_devices(
         return out
 
     run(tmp_path / "one")
-    # What the two have saved, one goes on with.
+    # One process resumes what two have saved.
     shutil.copytree(pairs_workdir, tmp_path / "both")
     for step in "60", *(str(step) for step in range(43, 60)):
         shutil.rmtree(tmp_path / "both" / "checkpoints" / step, ignore_errors=True)
-    assert "going on from step 42," in run(tmp_path / "both")
+    assert "from step 42" in run(tmp_path / "both")
 
     for name in "one", "both":
         rows = outcome(tmp_path / name)[2]
@@ -258,9 +256,9 @@ def test_two_processes_give_the_result_of_one_with_two_devices(
 
 START = """
 import sys
-from jaxcifar import devices
-devices._START_SECONDS = int(sys.argv[1])
-devices.start(distributed=True)
+from jaxcifar.resilience import processes
+processes._START_SECONDS = int(sys.argv[1])
+processes.start(distributed=True)
 """
 
 
@@ -281,10 +279,10 @@ def test_a_process_that_never_comes_is_named():
 
     port = free_port()
     alone = {
-        "process 1 has not come": start(0, free_port()),
+        "process 1 has not joined": start(0, free_port()),
         "process 0 does not answer (Connection refused)": start(1, free_port()),
-        "process 0 has come, but not all of the others": start(1, port, processes=3),
-        "not all of processes 1 to 2 have come": start(0, port, processes=3, seconds=30),
+        "process 0 has joined, but not all of the others": start(1, port, processes=3),
+        "not all of processes 1 to 2 have joined": start(0, port, processes=3, seconds=30),
     }
     for reason, process in alone.items():
         code, _, err = end_within(process, 120)

@@ -1,7 +1,10 @@
-import csv
+"""The quickstart recipe, run as a user would."""
+
 import importlib.util
 
 import pytest
+
+from tests.helpers import read_metrics
 
 
 @pytest.mark.parametrize(
@@ -9,7 +12,7 @@ import pytest
 )
 def test_the_quickstart_recipe_learns_the_digits(run_main, tmp_path, epochs, steps, accuracy):
     tensorboard = importlib.util.find_spec("tensorflow") is not None
-    milestones = tuple(share * epochs for share in (0.6, 0.8))  # as the recipe's, 12 and 16 of 20
+    milestones = tuple(share * epochs for share in (0.6, 0.8))  # the recipe has 12 and 16 of 20
     code, out, err = run_main(
         *("--config=configs/quickstart.py", f"--workdir={tmp_path}"),
         f"--config.train.num_epochs={epochs}",
@@ -20,8 +23,7 @@ def test_the_quickstart_recipe_learns_the_digits(run_main, tmp_path, epochs, ste
     first, *_ = out.splitlines()
     for word in ("cpu", "float32", "digits", "172,218 parameters", f"{steps} steps"):
         assert word in first
-    with (tmp_path / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_metrics(tmp_path)
     assert rows[-1]["split"] == "test" and float(rows[-1]["accuracy"]) >= accuracy
     assert (tmp_path / "checkpoints" / f"{steps}").is_dir()
     assert tensorboard == bool(list(tmp_path.glob("events.out.tfevents.*")))

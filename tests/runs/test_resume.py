@@ -1,18 +1,11 @@
-"""A run that has ended: gone on with, changed and evaluated."""
+"""A finished run that is resumed, changed and evaluated."""
 
-import csv
 import json
 import shutil
 
 import pytest
 
-from tests.helpers import RUN
-
-
-def rows(workdir):
-    with (workdir / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [{k: v for k, v in r.items() if k not in ("time", "images_per_second")} for r in rows]
+from tests.helpers import RUN, read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -21,16 +14,17 @@ def workdir(whole_run, tmp_path_factory):
 
 
 def test_a_finished_run_is_evaluated_and_left_as_it_is(run_main, workdir):
-    before = rows(workdir)
+    before = read_metrics(workdir)
     code, out, err = run_main(*RUN, f"--workdir={workdir}")
     assert code == 0, err
-    assert "going on from step 60" in out and "done: test" in out
-    assert rows(workdir) == before
+    assert "from step 60" in out and "done: test" in out
+    assert read_metrics(workdir) == before
 
 
 def test_evaluation_finds_what_training_found(run_main, workdir):
     best = max(
-        (r for r in rows(workdir) if r["split"] == "validation"), key=lambda r: float(r["accuracy"])
+        (r for r in read_metrics(workdir) if r["split"] == "validation"),
+        key=lambda r: float(r["accuracy"]),
     )
     for name, step in (("latest", "60"), ("best", best["step"])):
         code, out, err = run_main(
@@ -44,7 +38,7 @@ def test_evaluation_finds_what_training_found(run_main, workdir):
         results = json.loads((workdir / "evaluation.json").read_text())
         assert results["step"] == int(step)
         for split in ("validation", "test"):
-            (row,) = [r for r in rows(workdir) if (r["step"], r["split"]) == (step, split)]
+            (row,) = [r for r in read_metrics(workdir) if (r["step"], r["split"]) == (step, split)]
             assert results[split]["accuracy"] == pytest.approx(float(row["accuracy"]), abs=1e-6)
             assert results[split]["loss"] == pytest.approx(float(row["loss"]), rel=1e-4)
             assert f"{split}, " in out
@@ -53,11 +47,11 @@ def test_evaluation_finds_what_training_found(run_main, workdir):
 def test_another_config_is_refused_and_can_be_accepted(run_main, workdir):
     changed = [*RUN, f"--workdir={workdir}", "--config.train.num_steps=61"]
     code, out, err = run_main(*changed)
-    assert code != 0 and "train.num_steps: 60 there, 61 here" in err
+    assert code != 0 and "train.num_steps: saved 60, requested 61" in err
     assert "Traceback" not in err
     code, out, err = run_main(*changed, "--accept_config_change")
     assert code == 0, err
-    assert rows(workdir)[-1]["step"] == "61"
+    assert read_metrics(workdir)[-1]["step"] == "61"
     starts = json.loads((workdir / "manifest.json").read_text())["starts"]
     assert [start["step"] for start in starts] == [0, 60, 60]
 

@@ -8,7 +8,8 @@ import socket
 import pytest
 
 from jaxcifar.errors import InputError
-from jaxcifar.resilience.manifest import read, update, write_json
+from jaxcifar.resilience.files import write_json
+from jaxcifar.resilience.manifest import read, update
 from jaxcifar.tools import reproduce as reproduce_module
 from jaxcifar.tools.reproduce import reproduce
 from jaxcifar.train import train

@@ -183,7 +183,7 @@ def test_a_failure_holds_nothing_up_and_what_has_ended_is_not_repeated(
     assert code == 0
     assert "already finished" in out and "step 1/2" not in out
     code, _, err, _ = run_command(*line, "--config.optimizer.momentum=0.5", "--only=good")
-    assert code == 1 and all(text in err for text in ("optimizer.momentum", "0.9", "0.5"))
+    assert code == 1 and "optimizer.momentum: saved 0.9, requested 0.5" in err
 
 
 @pytest.mark.parametrize(

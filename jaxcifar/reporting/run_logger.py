@@ -1,0 +1,180 @@
+"""Logs a run's metrics to the terminal, CSV files and TensorBoard."""
+
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from jaxcifar.metrics import layer_statistics
+from jaxcifar.reporting.csv_log import CsvLog
+from jaxcifar.reporting.event_files import load_writer
+from jaxcifar.reporting.format import CSV_COLUMNS, describe, duration
+
+
+class RunLogger:
+    """Writes `metrics.csv`, `layers.csv` and TensorBoard events, and reports on the terminal.
+
+    On a terminal the current training metrics and a progress bar stay below the printed lines;
+    otherwise the metrics are printed as plain lines. A context manager.
+
+    Attributes:
+      writes_events: whether TensorBoard event files are written.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        first_step: int,
+        num_steps: int,
+        steps_per_epoch: float,
+        tensorboard: bool,
+        active: bool,
+        histograms: bool = False,
+        layers: bool = False,
+        allow_zero: bool = False,
+    ):
+        """Opens the files and drops the CSV rows after `first_step`.
+
+        Args:
+          workdir: an existing directory.
+          first_step: step from which training resumes. Later rows were written by an attempt that
+            ended before its next checkpoint; they will be written again.
+          num_steps: total number of steps of the run.
+          steps_per_epoch: need not be an integer.
+          tensorboard: whether to write event files. Without TensorFlow a line is printed instead.
+          active: False in all processes except the first; nothing is written or shown.
+          histograms: whether histograms will be logged, which only event files can hold.
+          layers: whether layer statistics will be logged.
+          allow_zero: whether gradients of a layer may be exactly 0 without a warning.
+
+        Raises:
+          InputError: if a CSV file was not written by jaxcifar, or histograms are asked for and
+            TensorFlow is not installed.
+        """
+        self._steps_per_epoch = steps_per_epoch
+        self._num_steps = num_steps
+        self._console = Console(quiet=not active, soft_wrap=True, highlight=False)
+        open_events = None
+        if active and tensorboard:
+            open_events, why_not = load_writer(required=histograms)
+            if why_not:
+                self.print(why_not)
+        self._csv = CsvLog(workdir / "metrics.csv", CSV_COLUMNS, first_step) if active else None
+        self._layers = None
+        if active and layers:
+            self._layers = CsvLog(workdir / "layers.csv", layer_statistics.COLUMNS, first_step)
+        self._allow_zero = allow_zero
+        self._layer_warnings: list[str] = []
+        self._events = open_events(workdir) if open_events else None
+        self.writes_events = self._events is not None
+        self._status = Text("compiling")
+        self._bar = Progress(
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}")
+        )
+        self._task = self._bar.add_task("", completed=first_step, total=num_steps)
+        self._live = Live(Group(self._status, self._bar), console=self._console)
+
+    def __enter__(self) -> "RunLogger":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._live.stop()
+        for csv_log in filter(None, (self._csv, self._layers)):
+            csv_log.close()
+        if self._events:
+            self._events.close()
+
+    def print(self, text: str) -> None:
+        """Prints a line that stays above the progress bar."""
+        self._console.print(text, markup=False)
+
+    def show_step(self, step: int) -> None:
+        """Moves the progress bar to `step`."""
+        self._bar.update(self._task, completed=step)
+
+    def log_train(
+        self, step: int, scalars: Mapping[str, float], seconds_left: float | None
+    ) -> None:
+        """Logs training metrics.
+
+        Args:
+          step: number of updates made.
+          scalars: metrics by name, see `format.METRICS`.
+          seconds_left: estimated time to the end of the run; None if unknown.
+        """
+        self._write(step, "train", scalars)
+        text = f"epoch {step / self._steps_per_epoch:.2f}  {describe(scalars)}"
+        left = "" if seconds_left is None else f"{duration(seconds_left)} left"
+        if self._console.is_terminal:
+            self._status.plain = text
+            self._bar.update(self._task, description=left)
+        else:
+            self.print(f"step {step:,}/{self._num_steps:,}  {text}  {left}".rstrip())
+
+    def log_evaluation(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
+        """Logs and prints the metrics of an evaluation.
+
+        Args:
+          step: number of updates made.
+          split: name of the split, or "weights" for metrics of the weights.
+          scalars: metrics by name, see `format.METRICS`.
+        """
+        self._write(step, split, scalars)
+        epoch = step / self._steps_per_epoch
+        self.print(f"{split} at step {step:,}, epoch {epoch:.2f}: {describe(scalars)}")
+
+    def log_layers(self, step: int, statistics: layer_statistics.Statistics) -> None:
+        """Logs layer statistics and prints warnings that the last call did not give.
+
+        Args:
+          step: number of updates made.
+          statistics: see `layer_statistics.layer_statistics`, fetched to the host.
+        """
+        if self._layers is None:
+            return
+        self._layers.write(layer_statistics.rows(step, step / self._steps_per_epoch, statistics))
+        if self._events:
+            tagged = {
+                f"layers/{layer}/{name}": float(value)
+                for layer, values in statistics.items()
+                for name, value in values.items()
+            }
+            self._events.write_scalars(step, tagged)
+        warnings = layer_statistics.troubled_layers(statistics, allow_zero=self._allow_zero)
+        for warning in warnings:
+            if warning not in self._layer_warnings:
+                self.print(f"warning: step {step:,}: {warning}")
+        self._layer_warnings = warnings
+
+    def log_histograms(self, step: int, params: Any, gradients: Any) -> None:
+        """Writes histograms of all weights and gradients to the event files.
+
+        Args:
+          step: number of updates made.
+          params, gradients: trees of the same structure, fetched to the host.
+        """
+        if self._events:
+            self._events.write_histograms(step, layer_statistics.histograms(params, gradients))
+
+    def _write(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
+        if self._csv:
+            now = datetime.datetime.now(datetime.UTC)
+            row = {
+                "step": step,
+                "epoch": f"{step / self._steps_per_epoch:.4f}",
+                "split": split,
+                **{name: f"{value:.7g}" for name, value in scalars.items()},
+                "time": now.isoformat(timespec="milliseconds"),
+            }
+            self._csv.write([row])
+        if self._events:
+            tagged = {f"{split}/{name}": value for name, value in scalars.items()}
+            self._events.write_scalars(step, tagged)
