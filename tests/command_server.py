@@ -1,6 +1,6 @@
-"""Command lines run one after another, each in a process of its own that need not import anew.
+"""Runs command lines one after another in forked processes, without repeating the imports.
 
-A server imports what the entry points import, and forks for each command line: the child runs the
+A server imports what the entry points import, and forks for each command line; the child runs the
 entry point as `python -m` does, from its flags to its exit code.
 """
 
@@ -22,7 +22,7 @@ from tests.helpers import REPOSITORY
 
 
 class Done(NamedTuple):
-    """What became of a command line; `code` is None if it was killed for taking too long."""
+    """Result of a command line; `code` is None if it exceeded the time limit and was killed."""
 
     code: int | None
     out: str
@@ -34,7 +34,7 @@ class CommandLines:
     """The server; a context manager."""
 
     def __init__(self, **variables: str):
-        """Starts it with `variables` in its environment."""
+        """Starts the server with `variables` in its environment."""
         env = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | variables
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.command_server"],
@@ -66,12 +66,12 @@ class CommandLines:
 def _serve() -> None:
     sys.dont_write_bytecode = True  # a recipe's folder is to stay as it is
     # What takes long to import, and starts no thread by that.
-    import jaxcifar.data.cifar_archives
     import orbax.checkpoint  # noqa: F401
     import sklearn.datasets  # noqa: F401
     import tensorflow_datasets  # noqa: F401
     from clu import metric_writers  # noqa: F401
 
+    import jaxcifar.data.cifar_archives
     import jaxcifar.train  # noqa: F401
 
     gc.freeze()
@@ -103,7 +103,7 @@ def _wait(child: int, timeout: float) -> int | None:
 
 
 def _become(request: dict[str, Any], out: int, err: int) -> None:
-    """Runs an entry point in this process, and ends it as Python does, but without the clearing up.
+    """Runs an entry point in this process, and exits as Python does, but without cleaning up.
 
     That takes seconds, because of all that is imported.
     """

@@ -8,6 +8,7 @@ from jaxcifar.config import RESUME, default, durations
 from jaxcifar.data import datasets
 from jaxcifar.data.datasets import Split
 from jaxcifar.errors import InputError
+from jaxcifar.program import create_program
 from jaxcifar.resilience.manifest import (
     check_config,
     check_data,
@@ -17,7 +18,6 @@ from jaxcifar.resilience.manifest import (
     tree_sha256,
     write_json,
 )
-from jaxcifar.steps import create_program
 from jaxcifar.train import train
 
 DATA = {"train": "1234", "test": "5678"}

@@ -21,7 +21,7 @@ import pytest
 from jaxcifar.config import default, durations
 from jaxcifar.data import datasets
 from jaxcifar.resilience.checkpoint import Checkpoints
-from jaxcifar.steps import create_program
+from jaxcifar.program import create_program
 
 from tests.helpers import INTERVAL, RUN, STEPS
 
