@@ -1,8 +1,4 @@
-"""How training batches come to the step: one call of a mapped function after another.
-
-From tf.data a call is one step on one batch. From the device it may be many steps, of which only
-the position crosses from the host.
-"""
+"""Feeds batches to the compiled train step, one or many steps per call."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,137 +11,173 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from jaxcifar import devices
-from jaxcifar.config import uses_device_pipeline
 from jaxcifar.data import device_pipeline
 from jaxcifar.data.batches import train_batches
-from jaxcifar.data.datasets import Split
 from jaxcifar.data.device_pipeline import Position, Resident
-from jaxcifar.kernels.backend import is_cpu, prefers_outputs_first
+from jaxcifar.data.image_folder import FolderSplit
+from jaxcifar.data.split import Batch, Split
+from jaxcifar.kernels import backend
 from jaxcifar.kernels.kernel_order import outputs_first, outputs_last
 from jaxcifar.metrics import Sums
-from jaxcifar.steps import Program, TrainState
+from jaxcifar.program import Program
+from jaxcifar.steps import TrainState
+
+StepResult = tuple[TrainState, Sums, dict[str, Any]]
 
 
 class Call(NamedTuple):
-    """Some steps at once.
+    """One call of the compiled function, covering one or more steps.
 
     Attributes:
-      steps: their number.
-      arguments: what `train_call` takes after the state.
+      num_steps: number of steps.
+      run: replicated state -> (state, sums, layers), with the sums of each step, see `by_step`, and
+        the layers of the last.
     """
 
-    steps: int
-    arguments: tuple[Any, ...]
+    num_steps: int
+    run: Callable[[TrainState], StepResult]
 
 
-class Feed(NamedTuple):
-    """What the training loop calls.
-
-    Attributes:
-      train_call: (state, *arguments) -> (state, sums, layers), mapped over the devices; with the
-        sums of each step, see `by_step`, and the layers of the last.
-      calls: from the first step to the last. The first is of one step, which compiles; none goes
-        beyond a step after which the loop has something to do.
-    """
-
-    train_call: Callable[..., tuple[TrainState, Sums, dict[str, Any]]]
-    calls: Iterator[Call]
-
-
-def create_feed(
+def train_calls(
     config: ConfigDict,
     program: Program,
-    split: Any,
+    split: Split | FolderSplit,
     *,
     first_step: int,
     num_steps: int,
     next_due: Callable[[int], int],
-) -> Feed:
-    """Returns the feed of a training split.
+) -> Iterator[Call]:
+    """Returns the calls that train on a split, from `first_step` to `num_steps`.
+
+    The first covers one step, and compiles; none covers more than the steps up to the next after
+    which the training loop has something to do.
 
     Args:
       config: see `config.default`.
-      program: what it computes.
-      split: the training images.
-      first_step: the number of steps done before.
-      num_steps: the step to end before.
+      program: functions built from the config.
+      split: training images.
+      first_step: number of steps done before.
+      num_steps: length of the run in steps.
       next_due: step -> the next step after which the loop has something to do.
     """
-    if uses_device_pipeline(config):
-        return _from_device(config, program, split, first_step, num_steps, next_due)
-    batches = train_batches(split, config, first_step=first_step, num_steps=num_steps)
-    calls = (Call(1, (batch,)) for batch in devices.prefetch(batches))
-    return Feed(devices.map_train_step(program.train_step), calls)
+    if split.on_device:
+        return _calls_from_device(config, program, split, first_step, num_steps, next_due)
+    return _calls_from_host(config, program, split, first_step, num_steps)
 
 
 def by_step(sums: Sums) -> list[Sums]:
-    """Returns the sums of each step of a call, fetched; those of steps that it left out are 0."""
+    """Splits a call's fetched sums by step; those of steps that it did not take are 0."""
     rows = {name: np.atleast_1d(value) for name, value in sums.items()}
     return [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
 
 
-def _from_device(
+def _calls_from_host(
+    config: ConfigDict,
+    program: Program,
+    split: Split | FolderSplit,
+    first_step: int,
+    num_steps: int,
+) -> Iterator[Call]:
+    """One step per call, on batches that tf.data makes."""
+    train_step = devices.map_train_step(program.train_step)
+    batches = train_batches(split, config, first_step=first_step, num_steps=num_steps)
+    for batch in devices.prefetch(batches):
+        yield _call(1, train_step, batch)
+
+
+def _calls_from_device(
     config: ConfigDict,
     program: Program,
     split: Split,
     first_step: int,
     num_steps: int,
     next_due: Callable[[int], int],
-) -> Feed:
-    batch_size = config.train.batch_size
+) -> Iterator[Call]:
+    """Many steps per call, on a split in device memory; only positions cross from the host."""
+    batch_size, seed = config.train.batch_size, config.train.seed
     # On a CPU a call costs little beside its step.
-    most = config.train.steps_per_call or (1 if is_cpu() else 100)
-    # A GPU's loop would copy the state's kernels each turn if they were in another order there.
-    reorders = prefers_outputs_first()
-    pack, unpack = (outputs_first, outputs_last) if reorders else (lambda x: x, lambda x: x)
+    max_steps = config.train.steps_per_call or (1 if backend.is_cpu() else 100)
     train_batch = partial(
         device_pipeline.train_batch,
         share=batch_size // jax.device_count(),
         config=config.augment,
-        seed=config.train.seed,
+        seed=seed,
     )
+    run_steps = compile_steps(program.train_step, train_batch, batch_size, max_steps)
+    resident = devices.replicate(device_pipeline.as_resident(split))
+    orders = device_pipeline.Order(seed, split.size, batch_size, max_steps)
+    step, placed = first_step, None
+    while step < num_steps:
+        order, changed, position = orders.at(step)
+        if changed:
+            placed = devices.replicate(order)
+        steps = 1 if step == first_step else min(max_steps, next_due(step) - step)
+        count = [steps] if max_steps > 1 else []
+        yield _call(steps, run_steps, resident, placed, position, *count)
+        step += steps
+
+
+def _call(num_steps: int, run: Callable[..., StepResult], *arguments: Any) -> Call:
+    return Call(num_steps, lambda state: run(state, *arguments))
+
+
+def compile_steps(
+    train_step: Callable[[TrainState, Batch], StepResult],
+    train_batch: Callable[..., Batch],
+    batch_size: int,
+    max_steps: int,
+) -> Callable[..., StepResult]:
+    """Maps the making of a batch and the step on it, or a loop of them, over the devices.
+
+    Args:
+      train_step: see `Program`.
+      train_batch: (resident, order, position, device) -> the device's share of a batch.
+      batch_size: number of examples per step, over all devices.
+      max_steps: most steps per call.
+
+    Returns:
+      (state, resident, order, position) -> (state, sums, layers) if `max_steps` is 1; otherwise a
+      function that also takes the number of steps, and returns each sum as [max_steps].
+    """
 
     def one_step(
         state: TrainState, resident: Resident, order: jax.Array, position: Position
-    ) -> tuple[TrainState, Sums, dict[str, Any]]:
+    ) -> StepResult:
         batch = train_batch(resident, order, position, lax.axis_index(devices.AXIS))
-        return program.train_step(state, batch)
+        return train_step(state, batch)
 
-    def many_steps(
-        state: TrainState,
-        resident: Resident,
-        order: jax.Array,
-        position: Position,
-        steps: jax.Array,
-    ) -> tuple[TrainState, Sums, dict[str, Any]]:
-        _, sums, layers = jax.eval_shape(one_step, state, resident, order, position)
-        names = tuple(sums)
-        table = jnp.zeros((most, len(names)))
-        layers = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), layers)
+    if max_steps == 1:
+        return devices.map_train_step(one_step, (0, 0, 0, None))
+    many_steps = partial(_many_steps, one_step, batch_size, max_steps)
+    return devices.map_train_step(many_steps, (0, 0, 0, None, None))
 
-        def body(index: jax.Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
-            state, table, _ = carry
-            here = position._replace(first=position.first + index * batch_size)
-            state, sums, layers = one_step(unpack(state), resident, order, here)
-            row = jnp.stack([sums[name] for name in names])
-            table = lax.dynamic_update_index_in_dim(table, row, index, 0)
-            return pack(state), table, layers
 
-        state, table, layers = lax.fori_loop(0, steps, body, (pack(state), table, layers))
-        return unpack(state), dict(zip(names, table.T, strict=True)), layers
+def _many_steps(
+    one_step: Callable[..., StepResult],
+    batch_size: int,
+    max_steps: int,
+    state: TrainState,
+    resident: Resident,
+    order: jax.Array,
+    position: Position,
+    num_steps: jax.Array,
+) -> StepResult:
+    """Takes `num_steps` steps in a loop; the sums come as one row per step."""
+    # A GPU's loop would copy the state's kernels in each iteration if they were in another order.
+    reorders = backend.prefers_outputs_first()
+    pack, unpack = (outputs_first, outputs_last) if reorders else (lambda x: x, lambda x: x)
+    _, sums, layers = jax.eval_shape(one_step, state, resident, order, position)
+    names = tuple(sums)
+    table = jnp.zeros((max_steps, len(names)))
+    layers = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), layers)
 
-    def calls() -> Iterator[Call]:
-        resident = devices.replicate(device_pipeline.as_resident(split))
-        orders = device_pipeline.Order(config.train.seed, split.size, batch_size, most)
-        step, placed = first_step, None
-        while step < num_steps:
-            order, changed, position = orders.at(step)
-            if changed:
-                placed = devices.replicate(order)
-            steps = 1 if step == first_step else min(most, next_due(step) - step)
-            yield Call(steps, (resident, placed, position, *([steps] if most > 1 else [])))
-            step += steps
+    def body(index: jax.Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        state, table, _ = carry
+        here = position._replace(first=position.first + index * batch_size)
+        state, sums, layers = one_step(unpack(state), resident, order, here)
+        row = jnp.stack([sums[name] for name in names])
+        table = lax.dynamic_update_index_in_dim(table, row, index, 0)
+        return pack(state), table, layers
 
-    if most > 1:
-        return Feed(devices.map_train_step(many_steps, (0, 0, 0, None, None)), calls())
-    return Feed(devices.map_train_step(one_step, (0, 0, 0, None)), calls())
+    state, table, layers = lax.fori_loop(0, num_steps, body, (pack(state), table, layers))
+    return unpack(state), dict(zip(names, table.T, strict=True)), layers

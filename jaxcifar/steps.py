@@ -1,12 +1,10 @@
-"""What happens to one batch: pure functions, written for one device of many.
+"""The train, eval and predict steps: pure functions of one device's share of a batch.
 
-`train_step` and `eval_step` see a device's share of the batch and average or sum over the device
-axis themselves; `devices` maps them.
+Each step averages or sums over the device axis itself; `devices` maps it over the devices.
 """
 
 import dataclasses
-import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,36 +14,33 @@ import optax
 from flax import linen as nn
 from flax import struct
 from jax import lax
-from ml_collections import ConfigDict
 
-from jaxcifar import models
-from jaxcifar.augment.pipeline import Augment, create_augment, normalize
+from jaxcifar.augment.pipeline import Augment
 from jaxcifar.augment.test_time import averaged_logits
-from jaxcifar.config import Durations
-from jaxcifar.data.datasets import DatasetInfo
-from jaxcifar.devices import AXIS
-from jaxcifar.kernels.backend import is_cpu
+from jaxcifar.data.split import Batch
+from jaxcifar.data.streams import step_key
+from jaxcifar.kernels import backend
 from jaxcifar.metrics import Sums, batch_sums, evaluation_sums
 from jaxcifar.metrics.layer_statistics import layer_statistics
-from jaxcifar.models import ternary
-from jaxcifar.optim.optimizers import LossScale, all_finite, create_optimizer
-from jaxcifar.optim.schedules import create_schedule, lowered
+from jaxcifar.optim.finite import all_finite
+from jaxcifar.optim.loss_scale import LossScale
 
-Batch = dict[str, jax.Array]
 Variables = dict[str, Any]
 
 
 @struct.dataclass
 class TrainState:
-    """All that a run changes: no functions, no random keys, no position beyond the step.
+    """Everything that training updates.
+
+    Arrays only: no functions and no PRNG keys. The step is the only position in the data.
 
     Attributes:
-      step: int32, the number of batches seen.
-      params: float32.
+      step: number of batches seen, int32.
+      params: trainable parameters, float32.
       batch_stats: running means and variances of the BatchNorm layers, float32.
-      opt_state: the optimizer's.
-      ema: the moving averages of `params` and `batch_stats`, by these names; {} without.
-      loss_scale: of float16; None in another precision.
+      opt_state: state of the optimizer.
+      ema: moving averages of `params` and `batch_stats` under these names; {} if there are none.
+      loss_scale: scale of a float16 loss; None in other precisions.
     """
 
     step: jax.Array
@@ -56,228 +51,148 @@ class TrainState:
     loss_scale: LossScale | None
 
     def variables(self) -> Variables:
-        """Returns what the model is applied to."""
+        """Returns the collections that the model is applied to."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """What a config computes.
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainStep:
+    """Makes one update from one device's share of a batch; call it with a state and a batch.
 
     Attributes:
-      create_state: () -> TrainState at step 0.
-      train_step: (state, batch) -> (state, sums, layers), see `train_step`.
-      eval_step: (variables, batch) -> sums, see `eval_step`.
-      predict_step: (variables, batch) -> logits, see `predict_step`.
-      weight_levels: (variables) -> the shares of ternary weights at each level, see
-        `weight_levels`; or None, for a network without.
-      learning_rate: step -> learning rate.
-      loss_scale: whether the state has one.
+      model: network to train.
+      optimizer: optax transformation whose output is multiplied by -learning_rate.
+      learning_rate: function of the step.
+      augment: see `augment.pipeline.create_augment`.
+      seed: seed of the augmentation and the dropout, which also depend on the step.
+      axis_name: device axis over which gradients and batch statistics are averaged.
+      accumulation_steps: parts into which the share is divided. Their gradients are added up, and
+        each part normalises by its own batch statistics.
+      ema_decay: decay of the moving average, see `_moving_average`.
+      skip_nonfinite: whether an update with non-finite numbers is left out as a whole.
+      with_statistics: whether to return the layers' statistics.
+      with_gradients: whether to return the gradients.
     """
 
-    create_state: Callable[[], TrainState]
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, Sums, dict[str, Any]]]
-    eval_step: Callable[[Variables, Batch], Sums]
-    predict_step: Callable[[Variables, Batch], jax.Array]
-    weight_levels: Callable[[Variables], dict[str, jax.Array]] | None
+    model: nn.Module
+    optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
-    loss_scale: bool
+    augment: Augment
+    seed: int
+    axis_name: str
+    accumulation_steps: int = 1
+    ema_decay: float = 0.0
+    skip_nonfinite: bool = False
+    with_statistics: bool = False
+    with_gradients: bool = False
 
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Sums, dict[str, Any]]:
+        """Returns the next state, the metric sums and what was asked for of the layers.
 
-def create_program(
-    config: ConfigDict,
-    info: DatasetInfo,
-    durations: Durations,
-    rate_factors: Iterable[tuple[int, float]] = (),
-) -> Program:
-    """Builds the model, the optimizer and the steps that a validated config describes.
+        Args:
+          state: the same on all devices.
+          batch: image uint8 [B, H, W, C], label int32 [B], mask bool [B].
 
-    Args:
-      config: see `config.default`.
-      info: of its data set.
-      durations: of the run.
-      rate_factors: (step, factor) pairs, see `schedules.lowered`.
-    """
-    model = models.from_config(config, info.num_classes, AXIS)
-    optimizer = create_optimizer(config.optimizer)
-    learning_rate = lowered(create_schedule(config, durations), rate_factors)
-    predicts = {
-        "model": model,
-        "preprocess": partial(normalize, mean=info.mean, std=info.std),
-        "flip": config.eval.test_time_flip,
-        "shift": config.eval.test_time_shift,
-    }
-    return Program(
-        create_state=partial(
-            create_state,
-            model,
-            optimizer,
-            info.image_shape,
-            seed=config.train.seed,
-            ema=config.train.ema_decay > 0,
-            loss_scale=config.train.precision == "float16",
-        ),
-        train_step=partial(
-            train_step,
-            model=model,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            augment=create_augment(config, info),
-            accumulation_steps=config.train.accumulation_steps,
-            ema_decay=config.train.ema_decay,
-            skip_nonfinite=config.train.on_nonfinite == "skip",
-            watch=durations.layer_stats_every > 0,
-            watch_gradients=config.log.histograms,
-            seed=config.train.seed,
-            axis_name=AXIS,
-        ),
-        eval_step=partial(eval_step, **predicts, axis_name=AXIS),
-        predict_step=partial(predict_step, **predicts),
-        weight_levels=(
-            partial(weight_levels, model=model, image_shape=info.image_shape)
-            if config.model.ternary != "none"
-            else None
-        ),
-        learning_rate=learning_rate,
-        loss_scale=config.train.precision == "float16",
-    )
+        Returns:
+          state: the next state, the same on all devices.
+          sums: metric sums over the whole batch, computed before the update, and
+            `skipped`, the number of padding examples, and
+            `nonfinite`, float32: 1 if the loss or the next state is not finite, else 0. It is also
+            0 where a loss scale that can still be halved left the update out.
+          layers: `statistics` (see `layer_statistics`) and `gradients`, if asked for.
+        """
+        examples, dropout_key = self._augmented(state.step, batch)
+        grads, batch_stats, sums = self._gradients(state, examples, dropout_key)
+        new, updates = self._updated(state, grads, batch_stats)
+        new, sums["nonfinite"] = self._without_nonfinite(state, new, grads, sums["loss"])
+        layers = {}
+        if self.with_statistics:
+            layers["statistics"] = layer_statistics(state.params, grads, updates)
+        if self.with_gradients:
+            layers["gradients"] = grads
+        return new.replace(step=state.step + 1), sums, layers
 
+    def _augmented(self, step: jax.Array, batch: Batch) -> tuple[Batch, jax.Array]:
+        """The device's share, augmented, and the key of its dropout."""
+        device = lax.axis_index(self.axis_name)
+        key = augment_key(self.seed, step)
+        images, targets = self.augment(key, device, batch["image"], batch["label"], batch["mask"])
+        dropout_key = jax.random.fold_in(step_key(self.seed, step, "dropout"), device)
+        examples = {"image": images, "label": batch["label"], "mask": batch["mask"]}
+        if targets is not None:
+            examples["target"] = targets
+        return examples, dropout_key
 
-def create_state(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, int, int],
-    *,
-    seed: int,
-    ema: bool = False,
-    loss_scale: bool = False,
-) -> TrainState:
-    """Returns the state at step 0, its parameters drawn from `seed`."""
+    def _gradients(
+        self, state: TrainState, examples: Batch, dropout_key: jax.Array
+    ) -> tuple[Any, Any, Sums]:
+        """Gradients of the mean loss over the whole batch, batch statistics and metric sums."""
+        size = len(examples["image"]) // self.accumulation_steps
+        loss_scale = state.loss_scale.scale if state.loss_scale is not None else 1.0
 
-    @jax.jit
-    def create() -> TrainState:
-        images = jnp.zeros((1, *image_shape))
-        variables = model.init(jax.random.key(seed), images, train=False)
-        variables = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            **variables,
-            opt_state=optimizer.init(variables["params"]),
-            ema=variables if ema else {},
-            loss_scale=LossScale.create() if loss_scale else None,
+        def loss_fn(
+            params: Any, batch_stats: Any, part: Batch, key: jax.Array
+        ) -> tuple[jax.Array, Any]:
+            logits, updates = self.model.apply(
+                {"params": params, "batch_stats": batch_stats},
+                part["image"],
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+            sums = batch_sums(logits, part["label"], part["mask"], part.get("target"))
+            return loss_scale * sums["loss"] / size, (updates.get("batch_stats", {}), sums)
+
+        grads, batch_stats, sums = _accumulated_gradients(
+            loss_fn, state, examples, dropout_key, self.accumulation_steps
         )
+        grads, batch_stats = lax.pmean((grads, batch_stats), self.axis_name)
+        sums = lax.psum(sums, self.axis_name)
+        slots = len(examples["image"]) * lax.axis_size(self.axis_name)
+        sums["skipped"] = slots - sums["count"]
+        # Padding examples have no loss, so the mean is over the others.
+        factor = slots / jnp.maximum(sums["count"], 1) / (loss_scale * self.accumulation_steps)
+        return jax.tree.map(lambda grad: grad * factor, grads), batch_stats, sums
 
-    return create()
+    def _updated(self, state: TrainState, grads: Any, batch_stats: Any) -> tuple[TrainState, Any]:
+        """The state after the update, and the update itself."""
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        rate = self.learning_rate(state.step)
+        updates = jax.tree.map(lambda update: -rate * update, updates)
+        params = optax.apply_updates(state.params, updates)
+        new = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
+        if state.ema:
+            ema = _moving_average(state.ema, new.variables(), state.step, self.ema_decay)
+            new = new.replace(ema=ema)
+        return new, updates
 
-
-def train_step(
-    state: TrainState,
-    batch: Batch,
-    *,
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    learning_rate: optax.Schedule,
-    augment: Augment,
-    seed: int,
-    axis_name: str,
-    accumulation_steps: int = 1,
-    ema_decay: float = 0.0,
-    skip_nonfinite: bool = False,
-    watch: bool = False,
-    watch_gradients: bool = False,
-) -> tuple[TrainState, Sums, dict[str, Any]]:
-    """Makes one update from one device's share of a batch.
-
-    Args:
-      state: the same on all devices.
-      batch: image uint8 [B, H, W, C], label int32 [B], mask bool [B].
-      model, optimizer: of the state.
-      learning_rate: a function of the step.
-      augment: see `create_augment`.
-      seed: of the augmentation and the dropout, which also depend on the step.
-      axis_name: device axis, over which gradients and batch statistics are averaged.
-      accumulation_steps: parts into which the share is divided; their gradients are added up, and
-        each normalises by its own batch statistics.
-      ema_decay: of the moving average; see `_moving_average`.
-      skip_nonfinite: whether an update with numbers that are not finite is left out as a whole.
-      watch: whether to return what the layers did.
-      watch_gradients: whether to return the gradients with it.
-
-    Returns:
-      The next state, the same on all devices; the metric sums over the whole batch, of the
-      predictions made before the update, and beside them `skipped`, the slots without an example,
-      and `nonfinite`, float32: 1 if the loss or the updated state held a number that is not finite,
-      else 0, as where a loss scale that can still be halved left the update out; and, if watched,
-      `layer_statistics` and `gradients`.
-    """
-    device = lax.axis_index(axis_name)
-    key = augment_key(seed, state.step)
-    images, targets = augment(key, device, batch["image"], batch["label"], batch["mask"])
-    dropout_key = jax.random.fold_in(_step_key(seed, state.step, "dropout"), device)
-    examples = {"image": images, "label": batch["label"], "mask": batch["mask"]}
-    if targets is not None:
-        examples["target"] = targets
-    size = len(images) // accumulation_steps
-    loss_scale = state.loss_scale.scale if state.loss_scale is not None else 1.0
-
-    def loss_fn(
-        params: Any, batch_stats: Any, part: Batch, key: jax.Array
-    ) -> tuple[jax.Array, Any]:
-        logits, updates = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            part["image"],
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": key},
-        )
-        sums = batch_sums(logits, part["label"], part["mask"], part.get("target"))
-        return loss_scale * sums["loss"] / size, (updates.get("batch_stats", {}), sums)
-
-    grads, batch_stats, sums = _gradients(loss_fn, state, examples, dropout_key, accumulation_steps)
-    grads, batch_stats = lax.pmean((grads, batch_stats), axis_name)
-    sums = lax.psum(sums, axis_name)
-    # The gradient of the mean over the examples that are there.
-    total = len(images) * lax.axis_size(axis_name)
-    sums["skipped"] = total - sums["count"]
-    factor = total / jnp.maximum(sums["count"], 1) / (loss_scale * accumulation_steps)
-    grads = jax.tree.map(lambda grad: grad * factor, grads)
-
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    rate = learning_rate(state.step)
-    updates = jax.tree.map(lambda update: -rate * update, updates)
-    params = optax.apply_updates(state.params, updates)
-    new = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
-    if state.ema:
-        new = new.replace(ema=_moving_average(state.ema, new.variables(), state.step, ema_decay))
-    # A gradient that is not finite makes the optimizer's state or the parameters so.
-    finite = all_finite((sums["loss"], new))
-    overflow = jnp.bool_(False)
-    if skip_nonfinite or state.loss_scale is not None:
-        new = jax.tree.map(partial(jnp.where, finite), new, state)
-    if state.loss_scale is not None:
-        finite_grads = all_finite(grads)
-        overflow = ~finite_grads & state.loss_scale.can_shrink()
-        new = new.replace(loss_scale=state.loss_scale.update(finite_grads))
-    sums["nonfinite"] = (~finite & ~overflow).astype(jnp.float32)
-    layers = {}
-    if watch:
-        layers["statistics"] = layer_statistics(state.params, grads, updates)
-    if watch_gradients:
-        layers["gradients"] = grads
-    return new.replace(step=state.step + 1), sums, layers
+    def _without_nonfinite(
+        self, state: TrainState, new: TrainState, grads: Any, loss: jax.Array
+    ) -> tuple[TrainState, jax.Array]:
+        """The new state, or the old one if it is not finite, and the sum `nonfinite`."""
+        # A gradient that is not finite makes the optimizer's state or the parameters so.
+        finite = all_finite((loss, new))
+        overflow = jnp.bool_(False)
+        if self.skip_nonfinite or state.loss_scale is not None:
+            new = jax.tree.map(partial(jnp.where, finite), new, state)
+        if state.loss_scale is not None:
+            finite_grads = all_finite(grads)
+            overflow = ~finite_grads & state.loss_scale.can_shrink()
+            new = new.replace(loss_scale=state.loss_scale.update(finite_grads))
+        return new, (~finite & ~overflow).astype(jnp.float32)
 
 
-def _gradients(
+def _accumulated_gradients(
     loss_fn: Callable, state: TrainState, examples: Batch, key: jax.Array, parts: int
 ) -> tuple[Any, Any, Sums]:
-    """The gradients and metric sums of a share, added up over its parts, and the last statistics.
+    """Gradients and metric sums of a share, added up over its parts, and the last statistics.
 
     Args:
       loss_fn: (params, batch_stats, part, key) -> (loss, (batch_stats, sums)).
-      state: of which the gradients are taken.
-      examples: the share, [B, ...].
-      key: divided among the parts.
-      parts: each has B / parts examples.
+      state: holds the parameters and batch statistics to start from.
+      examples: the device's share, [B, ...].
+      key: dropout key, split among the parts.
+      parts: number of parts, each of B / parts examples.
     """
     grad_fn = jax.grad(loss_fn, has_aux=True)
     if parts == 1:
@@ -297,21 +212,15 @@ def _gradients(
         add_part,
         (no_grads, state.batch_stats, no_sums),
         (examples, jax.random.split(key, parts)),
-        # No loop on a CPU, where the turns are few and long.
-        unroll=parts if is_cpu() else 1,
+        # Unrolled on a CPU, where iterations are few and long.
+        unroll=parts if backend.is_cpu() else 1,
     )
     return carry
 
 
 def augment_key(seed: int, step: jax.Array) -> jax.Array:
     """Returns the key that augments the batch of a step, the same on all devices."""
-    return _step_key(seed, step, "augment")
-
-
-def _step_key(seed: int, step: jax.Array, use: str) -> jax.Array:
-    # One stream a use; the parameters are drawn from the seed's own key.
-    stream = jax.random.fold_in(jax.random.key(seed), zlib.crc32(use.encode()))
-    return jax.random.fold_in(stream, step)
+    return step_key(seed, step, "augment")
 
 
 def _moving_average(
@@ -319,8 +228,8 @@ def _moving_average(
 ) -> Variables:
     """Exponential moving averages of the weights and the batch statistics.
 
-    Polyak and Juditsky 1992; the decay is at most (1 + t) / (10 + t), so that the first steps do
-    not last, as in TensorFlow's ExponentialMovingAverage.
+    Polyak and Juditsky 1992. The decay is at most (1 + t) / (10 + t), so that the first steps are
+    soon forgotten, as in TensorFlow's ExponentialMovingAverage.
     """
     decay = jnp.minimum(decay, (1 + step) / (10 + step))
     return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, variables)
@@ -340,7 +249,7 @@ def eval_step(
 
     Args:
       variables, batch, model, preprocess, flip, shift: see `predict_step`.
-      axis_name: device axis, over which sums are added.
+      axis_name: device axis over which the sums are added.
     """
     logits = predict_step(
         variables, batch, model=model, preprocess=preprocess, flip=flip, shift=shift
@@ -361,26 +270,12 @@ def predict_step(
 
     Args:
       variables: `params` and `batch_stats`, the same on all devices.
-      batch: see `train_step`.
-      model: of the variables.
+      batch: see `TrainStep.__call__`.
+      model: network to apply.
       preprocess: uint8 images -> float images.
-      flip, shift: of the copies whose predictions are averaged, see `averaged_logits`.
+      flip, shift: test-time views whose predictions are averaged, see `averaged_logits`.
     """
     images = preprocess(batch["image"])
     return averaged_logits(
         lambda images: model.apply(variables, images, train=False), images, flip, shift
     )
-
-
-def weight_levels(
-    variables: Variables, *, model: nn.Module, image_shape: tuple[int, int, int]
-) -> dict[str, jax.Array]:
-    """Returns the shares of a network's ternary weights that are `negative`, `zero`, `positive`."""
-    images = jnp.zeros((1, *image_shape))
-    _, found = model.apply(variables, images, train=False, mutable=[ternary.LEVELS])
-    counts = dict.fromkeys(("negative", "zero", "positive"), 0)
-    for path, count in jax.tree_util.tree_leaves_with_path(found[ternary.LEVELS]):
-        level = next(entry.key for entry in path if getattr(entry, "key", None) in counts)
-        counts[level] += count
-    total = sum(counts.values())
-    return {level: count / total for level, count in counts.items()}

@@ -13,11 +13,13 @@ from jaxcifar import devices, environment, metrics
 from jaxcifar.config import Durations, durations
 from jaxcifar.config.validation import validate
 from jaxcifar.data import datasets
-from jaxcifar.data.datasets import Split
+from jaxcifar.data.image_folder import FolderSplit
+from jaxcifar.data.split import Split
 from jaxcifar.errors import StoppedError
 from jaxcifar.evaluate import Evaluator, Results
-from jaxcifar.feed import by_step, create_feed
-from jaxcifar.kernels import native
+from jaxcifar.feed import Call, by_step, train_calls
+from jaxcifar.kernels import backend, native
+from jaxcifar.program import Program, create_program
 from jaxcifar.reporting.format import describe
 from jaxcifar.reporting.run_logger import RunLogger
 from jaxcifar.reporting.throughput import Throughput
@@ -28,51 +30,50 @@ from jaxcifar.resilience.lock import WriterLock
 from jaxcifar.resilience.manifest import check_config, check_data, record_end, record_start
 from jaxcifar.resilience.nonfinite import NonFinite
 from jaxcifar.resilience.peers import Peers
-from jaxcifar.resilience.progress import Progress
 from jaxcifar.resilience.signals import Signals
-from jaxcifar.steps import Program, TrainState, create_program
+from jaxcifar.steps import TrainState
 
 
 class Run(NamedTuple):
-    """A run, as all its attempts have it: after a rollback training begins again from a checkpoint.
+    """What all attempts of a run share; a rollback starts another attempt.
 
     Attributes:
-      config: validated.
-      workdir: of this run alone.
-      splits: the data.
-      fingerprints: of the splits.
-      length: when what is due.
-      signals: that the process has received.
-      peers: the other processes.
+      config: validated config.
+      workdir: directory of this run alone.
+      splits: splits of the data set by name.
+      fingerprints: fingerprint of each split.
+      plan: length of the run, and the steps at which to log, evaluate and save.
+      signals: signals that the process has received.
+      peers: connection to the other processes.
     """
 
     config: ConfigDict
     workdir: Path
-    splits: dict[str, Split]
+    splits: dict[str, Split | FolderSplit]
     fingerprints: dict[str, str]
-    length: Durations
+    plan: Durations
     signals: Signals
     peers: Peers
 
 
 def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = False) -> Results:
-    """Trains what the config describes, from the last checkpoint in `workdir` if there is one.
+    """Trains what a config describes, from the last checkpoint in `workdir` if there is one.
 
-    Leaves in the workdir: `checkpoints/`, `metrics.csv`, TensorBoard's event files,
+    Leaves in the workdir: `checkpoints/`, `metrics.csv`, TensorBoard event files,
     `parameters.txt` and `manifest.json`.
 
     Args:
       config: see `config.default`.
-      workdir: of this run alone; made if it is missing.
-      accept_config_change: go on even if the run was started with another config.
+      workdir: directory of this run alone; created if it is missing.
+      accept_config_change: resume even if the config differs from the one the run was started with.
 
     Returns:
-      The metrics of each split but the training split at the last step.
+      The metrics of each split except the training split, at the last step.
 
     Raises:
-      InputError: if the config cannot be meant, is not that of the run, or has no data or others
-        than the run; or another process trains in the workdir; a `NonFinite`, if numbers of a step
-        are not finite, as `train.on_nonfinite` says.
+      InputError: if the config is invalid or differs from the run's, the data is missing or differs
+        from the run's, or another process trains in the workdir; as `NonFinite`, if the numbers of
+        a step are not finite and `train.on_nonfinite` says so.
       StoppedError: after SIGTERM or SIGINT, once the state is saved; or if it cannot be saved.
     """
     validate(config)
@@ -91,30 +92,30 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
 def _train(
     config: ConfigDict, workdir: Path, lock: WriterLock, signals: Signals, peers: Peers
 ) -> Results:
+    """Loads the data and makes attempts until one reaches the end."""
     devices.check_batch_size("train.batch_size", config.train.batch_size)
     devices.check_batch_size(
         "train.batch_size / train.accumulation_steps",
         config.train.batch_size // config.train.accumulation_steps,
     )
-
     info = datasets.info(config.dataset)
     splits = datasets.load(config.dataset)
     fingerprints = datasets.fingerprints(splits)
     check_data(workdir, fingerprints)
-    length = durations(config, splits["train"].size)
+    plan = durations(config, splits["train"].size)
     lock.acquire()
-    run = Run(config, workdir, splits, fingerprints, length, signals, peers)
+    run = Run(config, workdir, splits, fingerprints, plan, signals, peers)
     factors = nonfinite.rate_factors(workdir)
     while True:
-        program = create_program(config, info, length, factors)
+        program = create_program(config, info, plan, factors)
         try:
             results, step, state = _attempt(run, program)
             break
         except NonFinite as error:
             steps = Checkpoints(workdir / "checkpoints", create=False).steps()
-            saved = processes.gather_int(max(steps, default=-1))[0]
-            factors = nonfinite.roll_back(config, workdir, factors, error, saved)
-    # The run's checkpoints are closed, and so all on the disk.
+            last_saved = processes.gather_int(max(steps, default=-1))[0]
+            factors = nonfinite.roll_back(config, workdir, factors, error, last_saved)
+    # The checkpoints are closed, so all of them are on the disk.
     if jax.process_index() == 0:
         record_end(workdir, step, state, results)
     processes.barrier()
@@ -122,12 +123,12 @@ def _train(
 
 
 def _attempt(run: Run, program: Program) -> tuple[Results, int, TrainState]:
-    """Trains from the last checkpoint; returns what `_loop` does."""
-    config, workdir, length = run.config, run.workdir, run.length
+    """Trains from the last checkpoint; returns the results, the last step and the fetched state."""
+    config, workdir, plan = run.config, run.workdir, run.plan
     is_first_process = jax.process_index() == 0
     with Checkpoints(
         workdir / "checkpoints",
-        keep_every=length.keep_every,
+        keep_every=plan.keep_every,
         timeout=config.checkpoint.timeout_seconds,
     ) as checkpoints:
         start = checkpoints.restore_latest(program.create_state)
@@ -138,190 +139,278 @@ def _attempt(run: Run, program: Program) -> tuple[Results, int, TrainState]:
         with RunLogger(
             workdir,
             first_step=start.step,
-            num_steps=length.num_steps,
-            steps_per_epoch=length.steps_per_epoch,
+            num_steps=plan.num_steps,
+            steps_per_epoch=plan.steps_per_epoch,
             tensorboard=config.log.tensorboard,
             active=is_first_process,
-            histograms=config.log.histograms,
-            layers=length.watch_every > 0,
+            layers=plan.layer_stats_every > 0,
             allow_zero=config.model.stochastic_depth > 0,
-        ) as writers:
-            writers.print(_headline(run, start.state))
-            if settings := _cpu_settings():
-                writers.print(f"CPU settings: {' '.join(settings)} (JAXCIFAR_CPU_SETTINGS=0: off)")
-            if start.step:
-                writers.print(f"going on from step {start.step:,}, saved in {workdir}")
+            histograms=config.log.histograms,
+        ) as log:
+            _print_start(run, start, log)
+            attempt = Attempt(run, program, start, checkpoints, log)
             try:
-                results, step, state = _loop(run, program, start, checkpoints, writers)
+                results = _loop(attempt)
             except NonFinite as error:
-                checkpoints.wait()
-                if checkpoints.stalled:  # it could be whole at any time from now on
-                    raise StoppedError(
-                        f"error: {error}\nThe run has stopped, as its last checkpoint is still not "
-                        "written. The same command goes on from the last whole one.",
-                        at_once=True,
-                    ) from error
+                _stop_if_saving(checkpoints, error)
                 raise
             for name, scalars in results.items():
-                writers.print(f"done: {name} {describe(scalars)}")
-            writers.print(f"{workdir} has checkpoints/, metrics.csv, parameters.txt, manifest.json")
-            if writers.writes_events:
-                writers.print(f"curves: tensorboard --logdir {workdir}")
-            _finish(config, checkpoints, writers, step)
-    return results, step, state
+                log.print(f"done: {name} {describe(scalars)}")
+            log.print(f"{workdir} has checkpoints/, metrics.csv, parameters.txt, manifest.json")
+            if log.writes_events:
+                log.print(f"curves: tensorboard --logdir {workdir}")
+            attempt.finish_saves()
+    return results, attempt.step, devices.fetch(attempt.state)
 
 
-def _loop(
-    run: Run, program: Program, start: Restored, checkpoints: Checkpoints, writers: RunLogger
-) -> tuple[Results, int, TrainState]:
-    """Trains to the end; returns the metrics, the last step and the state, fetched."""
-    config, length, signals, peers = run.config, run.length, run.signals, run.peers
-    feed = create_feed(
-        config,
-        program,
-        run.splits["train"],
-        first_step=start.step,
-        num_steps=length.num_steps,
-        next_due=length.next_due,
-    )
-    evaluator = Evaluator(config, program, run.splits)
-    state, progress = devices.replicate(start.state), start.progress
-    step, in_flight, throughput = start.step, [], Throughput()
-    peers.step = step
-    if _stops(config, progress):
-        writers.print(f"stopped early before step {start.step:,}")
-        return evaluator(state), step, start.state
-    if signalled := max(processes.gather_int(signals.received)):
-        raise _stopped_by(signalled, step, length.num_steps)
+def _loop(attempt: "Attempt") -> Results:
+    """Trains to the end, or until early stopping or a signal; returns the last results."""
+    if attempt.is_out_of_patience():
+        attempt.log.print(f"stopped early before step {attempt.step:,}")
+        return attempt.evaluator(attempt.state)
+    attempt.stop_if_signalled(attempt.agreed_signal())
 
-    for call in feed.calls:
-        state, sums, layers = feed.train_call(state, *call.arguments)
-        in_flight.append((step, sums))
-        step += call.steps
-        peers.step = step
-        throughput.add(call.steps * config.train.batch_size)
-        writers.show_step(step)
-        _report_failure(checkpoints, writers, stop=config.checkpoint.on_error == "stop")
-
-        due = length.due(step)
-        compiled = step == start.step + 1
-        # Several processes stop together, where all of them come by.
-        signalled = signals.received and jax.process_count() == 1
-        if not (compiled or any(due) or signalled):
+    for call in attempt.calls():
+        attempt.run_call(call)
+        due = attempt.plan.due(attempt.step)
+        if not (any(due) or attempt.is_first_call or attempt.is_signalled_alone()):
             continue
-        for first_step, sums in in_flight:
-            done = by_step(devices.fetch(sums))
-            nonfinite.check_steps(config, first_step, done, progress.skipped_steps, state)
-            progress = progress.add(done)
-        throughput.stop()
-        in_flight, save = [], due.save
-
+        attempt.collect()
         if due.log:
-            scalars = metrics.summarize(progress.train_sums) if progress.train_sums else {}
-            scalars["learning_rate"] = float(program.learning_rate(step - 1))
-            if program.loss_scale:
-                scalars["loss_scale"] = float(devices.fetch(state.loss_scale.scale))
-            if config.train.on_nonfinite == "skip":
-                scalars["skipped_steps"] = progress.skipped_steps
-            seconds_left = None
-            if rate := throughput.rate():
-                scalars["images_per_second"] = rate
-                seconds_left = (length.num_steps - step) * config.train.batch_size / rate
-            writers.log_train(step, scalars | devices.memory(), seconds_left)
-            progress = dataclasses.replace(progress, train_sums={})
+            attempt.log_training()
+        if due.layer_stats:
+            attempt.log_layers()
+        is_best = due.evaluate and attempt.evaluate()
+        stops_early = due.evaluate and attempt.is_out_of_patience()
+        signalled = attempt.agreed_signal()
+        if due.save or is_best or stops_early or signalled:
+            attempt.save()
+        if stops_early:
+            attempt.print_early_stop()
+            break
+        attempt.stop_if_signalled(signalled)
+        attempt.throughput.start()
 
-        if due.watch:
-            writers.log_layers(step, devices.fetch(layers["statistics"]))
-            if config.log.histograms:
-                writers.log_histograms(step, *devices.fetch((state.params, layers["gradients"])))
+    return attempt.results or attempt.evaluator(attempt.state)
 
-        if due.evaluate:
-            results = evaluator(state)
-            for name, scalars in results.items():
-                writers.log_evaluation(step, name, scalars)
-            if "validation" in results:
-                score = results["validation"][config.eval.best_metric]
-                score = -score if config.eval.best_metric == "loss" else score
-                progress = progress.evaluated(step, score, config.train.early_stopping_min_delta)
-                save = save or progress.best_step == step
 
-        stop = due.evaluate and _stops(config, progress)
-        signalled = max(processes.gather_int(signals.received))
+class Attempt:
+    """Training from one checkpoint on: owns the state, the step and the progress.
+
+    Attributes:
+      state: replicated `TrainState`.
+      step: number of updates made.
+      progress: what a checkpoint stores beside the state.
+      results: metrics of the last evaluation; {} before the first.
+    """
+
+    def __init__(
+        self, run: Run, program: Program, start: Restored, checkpoints: Checkpoints, log: RunLogger
+    ):
+        """Moves the state to the devices.
+
+        Args:
+          run: what all attempts share.
+          program: functions built from the config.
+          start: checkpoint to start from.
+          checkpoints: checkpoints of the run.
+          log: where metrics and messages go.
+        """
+        self.config, self.plan, self.splits = run.config, run.plan, run.splits
+        self.signals, self.peers = run.signals, run.peers
+        self.program, self.checkpoints, self.log = program, checkpoints, log
+        self.evaluator = Evaluator(run.config, program, run.splits)
+        self.throughput = Throughput()
+        self.state, self.progress = devices.replicate(start.state), start.progress
+        self.step = self.first_step = self.peers.step = start.step
+        self.results: Results = {}
+        self._in_flight: list[tuple[int, metrics.Sums]] = []
+
+    @property
+    def is_first_call(self) -> bool:
+        """Whether the last call was the first, which has compiled."""
+        return self.step == self.first_step + 1
+
+    def calls(self):
+        """Returns the calls of the compiled step up to the end of the run."""
+        return train_calls(
+            self.config,
+            self.program,
+            self.splits["train"],
+            first_step=self.step,
+            num_steps=self.plan.num_steps,
+            next_due=self.plan.next_due,
+        )
+
+    def run_call(self, call: Call) -> None:
+        """Starts the steps of a call; their sums are fetched later, by `collect`."""
+        self.state, sums, self._layers = call.run(self.state)
+        self._in_flight.append((self.step, sums))
+        self.step += call.num_steps
+        self.peers.step = self.step
+        self.throughput.add(call.num_steps * self.config.train.batch_size)
+        self.log.show_step(self.step)
+        self._report_failed_saves(stop=self.config.checkpoint.on_error == "stop")
+
+    def collect(self) -> None:
+        """Waits for the steps that were started and adds up their sums.
+
+        Raises:
+          NonFinite: if a step's numbers are not finite, unless such steps are skipped.
+        """
+        for first_step, sums in self._in_flight:
+            done = by_step(devices.fetch(sums))
+            nonfinite.check_steps(
+                self.config, first_step, done, self.progress.skipped_steps, self.state
+            )
+            self.progress = self.progress.add(done)
+        self.throughput.stop()
+        self._in_flight = []
+
+    def log_training(self) -> None:
+        """Logs the training metrics since the last time."""
+        train_sums = self.progress.train_sums
+        scalars = metrics.summarize(train_sums) if train_sums else {}
+        scalars["learning_rate"] = float(self.program.learning_rate(self.step - 1))
+        if self.program.loss_scale:
+            scalars["loss_scale"] = float(devices.fetch(self.state.loss_scale.scale))
+        if self.config.train.on_nonfinite == "skip":
+            scalars["skipped_steps"] = self.progress.skipped_steps
+        seconds_left = None
+        if rate := self.throughput.rate():
+            scalars["images_per_second"] = rate
+            images_left = (self.plan.num_steps - self.step) * self.config.train.batch_size
+            seconds_left = images_left / rate
+        self.log.log_train(self.step, scalars | devices.memory(), seconds_left)
+        self.progress = dataclasses.replace(self.progress, train_sums={})
+
+    def log_layers(self) -> None:
+        """Logs the layers' statistics of the last step and, if asked for, their histograms."""
+        self.log.log_layers(self.step, devices.fetch(self._layers["statistics"]))
+        if self.config.log.histograms:
+            arrays = devices.fetch((self.state.params, self._layers["gradients"]))
+            self.log.log_histograms(self.step, *arrays)
+
+    def evaluate(self) -> bool:
+        """Evaluates and logs; returns whether the validation score is the best so far."""
+        self.results = self.evaluator(self.state)
+        for name, scalars in self.results.items():
+            self.log.log_evaluation(self.step, name, scalars)
+        if "validation" not in self.results:
+            return False
+        metric = self.config.eval.best_metric
+        score = self.results["validation"][metric]
+        self.progress = self.progress.evaluated(
+            self.step,
+            -score if metric == "loss" else score,
+            self.config.train.early_stopping_min_delta,
+        )
+        return self.progress.best_step == self.step
+
+    def save(self) -> None:
+        """Starts to save the state and the progress.
+
+        Raises:
+          NonFinite: if the state is not finite.
+        """
+        state = devices.fetch(self.state)
+        nonfinite.check_state(self.step, state)
+        self.checkpoints.save(self.step, state, self.progress)
+
+    def is_out_of_patience(self) -> bool:
+        """Returns whether early stopping ends the run."""
+        patience = self.config.train.early_stopping_patience
+        return 0 < patience <= self.progress.stale_evaluations
+
+    def print_early_stop(self) -> None:
+        """Prints why and where the run stops early."""
+        self.log.print(
+            f"stopping early at step {self.step:,}: no better validation "
+            f"{self.config.eval.best_metric} in {self.progress.stale_evaluations} evaluations; the "
+            f"best was at step {self.progress.best_step:,}"
+        )
+
+    def is_signalled_alone(self) -> bool:
+        """Returns whether a signal has come and there is no other process to agree with."""
+        return bool(self.signals.received) and jax.process_count() == 1
+
+    def agreed_signal(self) -> int:
+        """Returns the number of a signal that any process has received; 0 if there is none.
+
+        Processes of one run call this together, at the same steps.
+        """
+        signalled = max(processes.gather_int(self.signals.received))
         if signalled:
             kill_at("signalled")
-        if save or stop or signalled:
-            fetched = devices.fetch(state)
-            nonfinite.check_state(step, fetched)
-            checkpoints.save(step, fetched, progress)
-        if stop:
-            writers.print(
-                f"stopping early at step {step:,}: no better validation {config.eval.best_metric} "
-                f"in {progress.stale_evaluations} evaluations; the best was at step "
-                f"{progress.best_step:,}"
-            )
-            break
-        if signalled and step < length.num_steps:
-            _finish(config, checkpoints, writers, step)
+        return signalled
+
+    def stop_if_signalled(self, number: int) -> None:
+        """Ends the run, whose state is saved, if a signal was received before the last step.
+
+        Raises:
+          StoppedError: naming the signal and the step.
+        """
+        if not number or self.first_step < self.step == self.plan.num_steps:
+            return
+        if self.step > self.first_step:
+            self.finish_saves()
             processes.barrier()
-            raise _stopped_by(signalled, step, length.num_steps)
-        throughput.start()
+        raise StoppedError(
+            f"interrupted by {signal.Signals(number).name} at step {self.step:,} of "
+            f"{self.plan.num_steps:,}; rerun the same command to resume",
+            code=128 + number,
+        )
 
-    results = results if start.step < length.num_steps else evaluator(state)
-    return results, step, devices.fetch(state)
+    def finish_saves(self) -> None:
+        """Waits for the last save, that of the current step, and reports all failures.
+
+        Raises:
+          StoppedError: if that save failed or, where `checkpoint.on_error` is stop, any save did.
+        """
+        is_missing = self.step not in self.checkpoints.steps()
+        self._report_failed_saves(stop=is_missing or self.config.checkpoint.on_error == "stop")
+
+    def _report_failed_saves(self, *, stop: bool) -> None:
+        while failure := self.checkpoints.failure():
+            if stop:
+                raise StoppedError(
+                    f"error: {failure}\nTraining stopped. Fix the problem and rerun the same "
+                    "command to resume from the last intact checkpoint.",
+                    at_once=self.checkpoints.stalled,
+                )
+            self.log.print(f"warning: {failure}")
 
 
-def _stops(config: ConfigDict, progress: Progress) -> bool:
-    patience = config.train.early_stopping_patience
-    return patience > 0 and progress.stale_evaluations >= patience
-
-
-def _finish(config: ConfigDict, checkpoints: Checkpoints, writers: RunLogger, step: int) -> None:
-    """Waits for the last save, which was that of `step`, and reports all failures.
+def _stop_if_saving(checkpoints: Checkpoints, error: NonFinite) -> None:
+    """Stops instead of rolling back while a save has stalled: it could still finish at any time.
 
     Raises:
-      StoppedError: if that save failed or, where `checkpoint.on_error` is stop, any.
+      StoppedError: if the last save takes longer than it may.
     """
-    missing = step not in checkpoints.steps()
-    _report_failure(checkpoints, writers, stop=missing or config.checkpoint.on_error == "stop")
+    checkpoints.wait()
+    if checkpoints.stalled:
+        raise StoppedError(
+            f"error: {error}\nTraining stopped, because its last checkpoint is still being "
+            "written. Rerun the same command to resume from the last intact one.",
+            at_once=True,
+        ) from error
 
 
-def _report_failure(checkpoints: Checkpoints, writers: RunLogger, *, stop: bool) -> None:
-    """Says what is newly known to have gone wrong with a save, and stops the run if that is asked.
-
-    Raises:
-      StoppedError: to stop it.
-    """
-    while failure := checkpoints.failure():
-        if stop:
-            raise StoppedError(
-                f"error: {failure}\nThe run has stopped. Once that is mended, the same command "
-                "goes on from the last whole checkpoint.",
-                at_once=checkpoints.stalled,
-            )
-        writers.print(f"warning: {failure}")
-
-
-def _stopped_by(number: int, step: int, num_steps: int) -> StoppedError:
-    """What ends a run after a signal, once the state is saved."""
-    return StoppedError(
-        f"stopped by {signal.Signals(number).name} at step {step:,} of {num_steps:,}; the same "
-        f"command goes on from there",
-        code=128 + number,
-    )
-
-
-def _headline(run: Run, state: TrainState) -> str:
-    config, length = run.config, run.length
-    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+def _print_start(run: Run, start: Restored, log: RunLogger) -> None:
+    """Prints the devices, data, model, length and CPU settings, and where the run resumes."""
+    config, plan = run.config, run.plan
+    hardware = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     sizes = " + ".join(f"{split.size:,} {name}" for name, split in run.splits.items())
-    parameters = parameter_overview.count_parameters(state.params)
-    return (
-        f"{devices}, {config.train.precision}; {config.dataset.name}: {sizes} images; "
-        f"{config.model.name}: {parameters:,} parameters; {length.num_steps:,} steps of "
-        f"{config.train.batch_size} images ({length.num_steps / length.steps_per_epoch:.1f} epochs)"
+    parameters = parameter_overview.count_parameters(start.state.params)
+    log.print(
+        f"{hardware}, {config.train.precision}; {config.dataset.name}: {sizes} images; "
+        f"{config.model.name}: {parameters:,} parameters; {plan.num_steps:,} steps of "
+        f"{config.train.batch_size} images ({plan.num_steps / plan.steps_per_epoch:.1f} epochs)"
     )
-
-
-def _cpu_settings() -> list[str]:
-    compiler = native.compiler() if jax.default_backend() == "cpu" else None
-    return environment.in_effect() + ([f"convolutions by {compiler}"] if compiler else [])
+    settings = environment.in_effect()
+    if backend.is_cpu() and (compiler := native.compiler()):
+        settings.append(f"convolutions by {compiler}")
+    if settings:
+        log.print(f"CPU settings: {' '.join(settings)} (JAXCIFAR_CPU_SETTINGS=0: off)")
+    if start.step:
+        log.print(f"resuming from step {start.step:,} in {run.workdir}")

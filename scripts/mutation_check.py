@@ -1,10 +1,10 @@
-"""Breaks a copy of the code in many ways, one at a time, and looks whether the tests turn red.
+"""Mutation testing: applies one deliberate bug at a time and checks that the tests fail.
 
-    python scripts/mutation_check.py            # all, some ten minutes
+    python scripts/mutation_check.py            # all mutations, some ten minutes
     python scripts/mutation_check.py EMA order  # those with one of these words in their name
 
-It first runs the tests on the code as it is. Exit code 1 if they fail there, or stay green anywhere
-else.
+The bugs go into a copy of the code. The chosen tests first run on the code as it is. The exit code
+is 1 if they fail there, or pass with any of the bugs.
 """
 
 import os
@@ -18,8 +18,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 
 
-class Sabotage(NamedTuple):
-    """What replaces a text that stands once in a file of jaxcifar/, and the test to notice it."""
+class Mutation(NamedTuple):
+    """A bug: replaces `text`, which occurs once in `file`; `test` must fail with it."""
 
     name: str
     file: str
@@ -39,43 +39,43 @@ def _restored(state: str, progress: str = "") -> str:
 
 
 _ALL = [
-    Sabotage(
+    Mutation(
         "optimizer state not restored",
         "train.py",
         _RESTORED,
         _restored("opt_state=jax.tree.map(lambda x: 0 * x, start.state.opt_state)"),
         _RESUME,
     ),
-    Sabotage(
+    Mutation(
         "BatchNorm statistics reset",
         "train.py",
         _RESTORED,
         _restored("batch_stats=program.create_state().batch_stats"),
         _RESUME,
     ),
-    Sabotage("EMA lost", "train.py", _RESTORED, _restored("ema=start.state.variables()"), _RESUME),
-    Sabotage(
+    Mutation("EMA lost", "train.py", _RESTORED, _restored("ema=start.state.variables()"), _RESUME),
+    Mutation(
         "step and schedule restarted",
         "train.py",
         _RESTORED,
         _restored("step=0 * start.state.step"),
         _RESUME,
     ),
-    Sabotage(
+    Mutation(
         "best metric lost",
         "train.py",
         _RESTORED,
         _restored("", "best_step=0, best_score=None, reference_score=None"),
         _RESUME,
     ),
-    Sabotage(
+    Mutation(
         "skipped steps forgotten",
         "train.py",
         _RESTORED,
         _restored("", "skipped_steps=0"),
         _RESUME,
     ),
-    Sabotage(
+    Mutation(
         "parameters cast to bfloat16",
         "train.py",
         _RESTORED,
@@ -85,7 +85,7 @@ _ALL = [
         ),
         _RESUME,
     ),
-    Sabotage(
+    Mutation(
         "a leaf zeroed",
         "train.py",
         _RESTORED,
@@ -95,94 +95,94 @@ _ALL = [
         ),
         _RESUME,
     ),
-    Sabotage(
+    Mutation(
         "order replayed at resume", "feed.py", _POSITION, "orders.at(step - first_step)", _RESUME
     ),
-    Sabotage(
+    Mutation(
         "position off by one at resume",
         "feed.py",
         _POSITION,
         "orders.at(step + (first_step > 0))",
         _RESUME,
     ),
-    Sabotage(
+    Mutation(
         "a skipped update's statistics kept",
         "steps.py",
         "new = jax.tree.map(partial(jnp.where, finite), new, state)",
         "new = state.replace(batch_stats=new.batch_stats)",
         "resilience/test_nonfinite.py::test_a_skipped_update_is_left_out_as_a_whole",
     ),
-    Sabotage(
+    Mutation(
         "statistics that are not finite unseen",
         "steps.py",
         'all_finite((sums["loss"], new))',
         'all_finite((sums["loss"], new.params))',
         "resilience/test_nonfinite.py::test_a_number_that_is_not_finite_is_counted_wherever_it_is",
     ),
-    Sabotage(
+    Mutation(
         "state saved unseen",
         "train.py",
         "nonfinite.check_state(step, fetched)",
         "pass",
         "resilience/test_nonfinite.py::test_what_is_saved_is_looked_at_again",
     ),
-    Sabotage(
+    Mutation(
         "rollback not recorded",
         "resilience/nonfinite.py",
         "update(workdir, rollbacks=",
         "dict(workdir=workdir, rollbacks=",
         "resilience/test_nonfinite.py::test_rollbacks_are_bounded_and_add_up",
     ),
-    Sabotage(
+    Mutation(
         "order changed",
         "data/device_pipeline.py",
         '_stream(seed, "order")',
         '_stream(seed, "crop")',
         "data/test_positions.py::test_the_device_pipeline_is_the_same_however_it_is_divided",
     ),
-    Sabotage(
+    Mutation(
         "mirrors tied to crops",
         "data/device_pipeline.py",
         "(flip_keys[:, 0])",
         "(crop_keys[:, 0])",
         "data/test_positions.py::test_the_device_pipeline_is_the_same_however_it_is_divided",
     ),
-    Sabotage(
+    Mutation(
         "tf.data's position off by one",
         "data/host_pipeline.py",
         "positions = step * batch_size",
         "positions = 1 + step * batch_size",
         "data/test_positions.py::test_tf_data_is_the_same_in_two_processes",
     ),
-    Sabotage(
+    Mutation(
         "erasing tied to cutout",
         "augment/pipeline.py",
         "keys(2)",
         "keys(1)",
         "augment/test_pipeline.py::test_every_augmentation_has_a_key_of_its_own",
     ),
-    Sabotage(
-        "a killed process unnoticed",
+    Mutation(
+        "a killed process survived",
         "resilience/peers.py",
         'self._give_up(other, "was killed or has crashed")',
         "pass",
         "runs/test_processes.py::test_where_the_first_process_is_killed_the_other_says_so",
     ),
-    Sabotage(
+    Mutation(
         "loss not masked",
         "metrics/__init__.py",
         "jnp.sum(loss, where=mask)",
         "jnp.sum(loss)",
         "metrics/test_classification.py",
     ),
-    Sabotage(
+    Mutation(
         "any config goes on",
         "resilience/manifest.py",
         "refused = never if accept else changes",
         "refused = never",
         "resilience/test_manifest.py::test_each_field_may_change_as_its_class_says",
     ),
-    Sabotage(
+    Mutation(
         "labels left out of the fingerprint",
         "data/datasets.py",
         "for array in self:",
@@ -193,33 +193,33 @@ _ALL = [
 
 
 def main() -> None:
-    """Prints a line for each sabotage."""
-    chosen = [s for s in _ALL if not sys.argv[1:] or any(w in s.name for w in sys.argv[1:])]
-    unharmed = _is_green(*sorted({sabotage.test for sabotage in chosen}))
-    print(f"{'green' if unharmed else 'RED':6}  the code as it is", flush=True)
-    unnoticed = 0
-    for sabotage in chosen if unharmed else ():
-        green = _is_green(sabotage.test, sabotage=sabotage)
-        unnoticed += green
-        print(f"{'GREEN' if green else 'red':6}  {sabotage.name}  ({sabotage.test})", flush=True)
-    sys.exit(1 if unnoticed or not unharmed else 0)
+    """Prints one line per mutation."""
+    chosen = [m for m in _ALL if not sys.argv[1:] or any(word in m.name for word in sys.argv[1:])]
+    baseline = _is_green(*sorted({mutation.test for mutation in chosen}))
+    print(f"{'green' if baseline else 'RED':6}  the code as it is", flush=True)
+    survived = 0
+    for mutation in chosen if baseline else ():
+        green = _is_green(mutation.test, mutation=mutation)
+        survived += green
+        print(f"{'GREEN' if green else 'red':6}  {mutation.name}  ({mutation.test})", flush=True)
+    sys.exit(1 if survived or not baseline else 0)
 
 
-def _is_green(*tests: str, sabotage: Sabotage | None = None) -> bool:
-    """Whether tests pass in a copy of the tree, sabotaged or not."""
-    with tempfile.TemporaryDirectory(prefix="jaxcifar_sabotage_") as copy:
+def _is_green(*tests: str, mutation: Mutation | None = None) -> bool:
+    """Whether tests pass in a copy of the tree, with or without a mutation."""
+    with tempfile.TemporaryDirectory(prefix="jaxcifar_mutation_") as copy:
         for name in "jaxcifar", "tests", "configs", "pyproject.toml":
             source, target = ROOT / name, Path(copy) / name
             shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
-        if sabotage:
-            file = Path(copy) / "jaxcifar" / sabotage.file
+        if mutation:
+            file = Path(copy) / "jaxcifar" / mutation.file
             code = file.read_text()
-            if code.count(sabotage.text) != 1:
+            if code.count(mutation.text) != 1:
                 sys.exit(
-                    f"error: {sabotage.name}: {sabotage.file} has {sabotage.text!r} "
-                    f"{code.count(sabotage.text)} times; adjust scripts/mutation_check.py"
+                    f"error: {mutation.name}: {mutation.file} has {mutation.text!r} "
+                    f"{code.count(mutation.text)} times; adjust scripts/mutation_check.py"
                 )
-            file.write_text(code.replace(sabotage.text, sabotage.instead))
+            file.write_text(code.replace(mutation.text, mutation.instead))
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-x", *(f"tests/{test}" for test in tests)],
             cwd=copy,

@@ -1,6 +1,6 @@
-"""Command lines run one after another, each in a process of its own that need not import anew.
+"""Runs command lines one after another in forked processes, without repeating the imports.
 
-A server imports what the entry points import, and forks for each command line: the child runs the
+A server imports what the entry points import, and forks for each command line; the child runs the
 entry point as `python -m` does, from its flags to its exit code.
 """
 
@@ -23,7 +23,7 @@ from tests.helpers import REPOSITORY
 
 
 class Done(NamedTuple):
-    """What became of a command line; `code` is None if it was killed for taking too long."""
+    """Result of a command line; `code` is None if it exceeded the time limit and was killed."""
 
     code: int | None
     out: str
@@ -35,7 +35,7 @@ class CommandLines:
     """The server; a context manager."""
 
     def __init__(self, **variables: str):
-        """Starts it with `variables` in its environment."""
+        """Starts the server with `variables` in its environment."""
         env = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | variables
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.command_server"],
@@ -106,7 +106,7 @@ def _wait(child: int, timeout: float) -> int | None:
 
 
 def _become(request: dict[str, Any], out: int, err: int) -> None:
-    """Runs an entry point in this process, and ends it as Python does, but without the clearing up.
+    """Runs an entry point in this process, and exits as Python does, but without cleaning up.
 
     That takes seconds, because of all that is imported.
     """

@@ -1,4 +1,4 @@
-"""Two fake devices, and the data and processes that several tests need."""
+"""Fixtures: two fake devices, data sets and processes that several tests share."""
 
 import importlib.util
 import os
@@ -53,7 +53,7 @@ def pytest_runtest_call(item):
 
 @pytest.fixture(scope="session")
 def cifar_archives() -> Path:
-    """A directory with the files of the official binary archives, or a skipped test."""
+    """Directory with the unpacked official binary archives; skips the test without it."""
     path = os.environ.get("JAXCIFAR_TEST_DATA")
     if not path:
         pytest.skip("set JAXCIFAR_TEST_DATA to a directory with the unpacked binary CIFAR archives")
@@ -62,13 +62,13 @@ def cifar_archives() -> Path:
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    """Has the package compute as on a GPU, wherever it does it in another way there."""
+    """Makes the package choose its GPU code paths."""
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    """Adds the model "tiny" to those that a config can name."""
+    """Registers the model "tiny"."""
     from jaxcifar import models  # not before JAX may start
     from tests.tiny import Tiny
 
@@ -79,7 +79,7 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def start_main():
-    """Starts `python -m jaxcifar.main` in a process of its own, on one device.
+    """Starts `python -m jaxcifar.main` in a new process with one device.
 
     Positional arguments are the command line's, keywords are environment variables.
     """
@@ -100,7 +100,7 @@ def start_main():
 
 @pytest.fixture(scope="session")
 def command_lines():
-    """Runs command lines to their ends, on one device and without a network."""
+    """A server that runs command lines to completion, on one device and without a network."""
     nowhere = "http://127.0.0.1:9"
     proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), nowhere)
     with CommandLines(XLA_FLAGS=USERS_XLA_FLAGS, **proxies) as server:
@@ -109,7 +109,7 @@ def command_lines():
 
 @pytest.fixture(scope="session")
 def run_command(command_lines):
-    """Runs a module or a script to its end, in the repository's root."""
+    """Runs a module or a script to completion, in the root of the repository."""
 
     def run(target: str | Path, *arguments: object) -> Done:
         return command_lines.run(str(target), *arguments, cwd=REPOSITORY, timeout=900)
@@ -119,7 +119,7 @@ def run_command(command_lines):
 
 @pytest.fixture(scope="session")
 def run_main(run_command):
-    """Runs `python -m jaxcifar.main` to its end; returns exit code, stdout and stderr."""
+    """Runs `python -m jaxcifar.main` to completion; returns exit code, stdout and stderr."""
 
     def run(*arguments: str) -> tuple[int | None, str, str]:
         return run_command("jaxcifar.main", *arguments)[:3]
@@ -129,7 +129,7 @@ def run_main(run_command):
 
 @pytest.fixture(scope="session")
 def whole_run(run_main, tmp_path_factory):
-    """The workdir of `RUN`, which nothing has broken; a test that writes to it copies it."""
+    """Workdir of an undisturbed `RUN`; a test that writes to it must copy it first."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
     code, _, err = run_main(*RUN, f"--workdir={workdir}")
     assert code == 0, err

@@ -54,8 +54,8 @@ def restore(config: Any, workdir: Path, step: int) -> Any:
     """Returns the `Restored` state and progress of a run's checkpoint."""
     from jaxcifar.config import durations  # imports JAX, which conftest.py has to set up before
     from jaxcifar.data import datasets
+    from jaxcifar.program import create_program
     from jaxcifar.resilience.checkpoint import Checkpoints
-    from jaxcifar.steps import create_program
 
     info = datasets.info(config.dataset)
     train_size = info.train_size - config.dataset.validation_size

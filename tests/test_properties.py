@@ -1,4 +1,4 @@
-"""What must hold for any numbers, tried on many by hypothesis."""
+"""Properties that hold for any input, checked by hypothesis."""
 
 import dataclasses
 import hashlib
@@ -100,7 +100,7 @@ def schedules(draw):
 
 
 def rate(config, step):
-    """The learning rate at a step, from the definitions, in double precision."""
+    """The learning rate at a step, computed from the definitions in double precision."""
     schedule, peak, length = config.schedule, config.optimizer.learning_rate, config.train.num_steps
     warmup, first, final = schedule.warmup_steps, 0, schedule.final_learning_rate
     if step < warmup:

@@ -13,7 +13,8 @@ from jaxcifar.config import default, durations
 from jaxcifar.config.validation import validate
 from jaxcifar.data import datasets
 from jaxcifar.data.host_pipeline import train_batches
-from jaxcifar.steps import create_program, create_state, train_step
+from jaxcifar.program import create_program, create_state
+from jaxcifar.steps import TrainStep
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -46,7 +47,7 @@ def test_normalized_images_have_mean_zero_and_deviation_one():
     np.testing.assert_allclose(result[5, 2, 3], by_hand, rtol=1e-4, atol=1e-5)
 
 
-def linear_step(data, devices=2, optimizer=None, state_fields=(), **fields):
+def linear_step(data, num_devices=2, optimizer=None, state_fields=(), **fields):
     """The state before and after one step of a linear model, its sums and its layers."""
     model, optimizer = Linear(), optimizer or optax.identity()
     state = create_state(model, optimizer, (4, 4, 3), seed=0, **dict(state_fields))
@@ -55,8 +56,7 @@ def linear_step(data, devices=2, optimizer=None, state_fields=(), **fields):
         return pipeline.normalize(images, (0.5,) * 3, (0.25,) * 3), None
 
     step = jax.pmap(
-        partial(
-            train_step,
+        TrainStep(
             model=model,
             optimizer=optimizer,
             learning_rate=lambda step: 0.5,
@@ -66,19 +66,18 @@ def linear_step(data, devices=2, optimizer=None, state_fields=(), **fields):
             **fields,
         ),
         axis_name="b",
-        devices=jax.devices()[:devices],
+        devices=jax.devices()[:num_devices],
     )
     after, sums, layers = step(
-        jax.tree.map(lambda x: jnp.stack([x] * devices), state),
-        jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), data),
+        jax.tree.map(lambda x: jnp.stack([x] * num_devices), state),
+        jax.tree.map(lambda x: x.reshape(num_devices, -1, *x.shape[1:]), data),
     )
     return state, after, sums, layers
 
 
 def test_a_step_is_gradient_descent_on_the_mean_cross_entropy():
     data = batch()
-    devices = jax.device_count()
-    assert devices == 2
+    assert jax.device_count() == 2
     state, after, sums, _ = linear_step(data)
 
     x = ((data["image"] / 255 - 0.5) / 0.25).reshape(8, -1)
@@ -87,7 +86,7 @@ def test_a_step_is_gradient_descent_on_the_mean_cross_entropy():
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     targets = np.eye(3)[data["label"]]
     expected = kernel - 0.5 * x.T @ (probabilities - targets) / 8
-    for device in range(devices):
+    for device in range(2):
         np.testing.assert_allclose(
             after.params["Dense_0"]["kernel"][device], expected, rtol=1e-4, atol=1e-6
         )
@@ -105,16 +104,16 @@ def kernel_of(state):
 
 def test_examples_that_are_masked_have_no_gradient_wherever_they_are():
     data = batch()
-    whole = kernel_of(linear_step({k: v[:6] for k, v in data.items()}, devices=1)[1])[0]
+    whole = kernel_of(linear_step({k: v[:6] for k, v in data.items()}, num_devices=1)[1])[0]
     data["mask"][[1, 5]] = False  # one of each device
     data["image"][[1, 5]] = 255
     kept = {k: v[data["mask"]] for k, v in data.items()}
-    expected = kernel_of(linear_step(kept, devices=1)[1])[0]
+    expected = kernel_of(linear_step(kept, num_devices=1)[1])[0]
     assert not np.allclose(expected, whole)
     np.testing.assert_allclose(kernel_of(linear_step(data)[1])[0], expected, rtol=1e-5, atol=1e-7)
     data["mask"][:4] = False  # all of the first device
     kept = {k: v[data["mask"]] for k, v in data.items()}
-    expected = kernel_of(linear_step(kept, devices=1)[1])[0]
+    expected = kernel_of(linear_step(kept, num_devices=1)[1])[0]
     np.testing.assert_allclose(kernel_of(linear_step(data)[1])[0], expected, rtol=1e-5, atol=1e-7)
 
 
@@ -139,11 +138,12 @@ def test_each_part_of_a_batch_updates_the_statistics():
     step = jax.pmap(built.train_step, axis_name=devices.AXIS, devices=jax.devices()[:1])
     state = jax.tree.map(lambda x: x[None], built.create_state())
     after, _, _ = step(state, jax.tree.map(lambda x: x[None], data))
-    keywords = built.train_step.keywords
     variables = built.create_state().variables()
     for part in np.split(data["image"], 2):
-        images, _ = keywords["augment"](jax.random.key(0), 0, part, np.zeros(16, np.int32))
-        _, updates = keywords["model"].apply(variables, images, train=True, mutable=["batch_stats"])
+        images, _ = built.train_step.augment(jax.random.key(0), 0, part, np.zeros(16, np.int32))
+        _, updates = built.train_step.model.apply(
+            variables, images, train=True, mutable=["batch_stats"]
+        )
         variables |= updates
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5),
@@ -172,8 +172,7 @@ def test_a_loss_scale_changes_no_update_and_skips_what_is_not_finite():
     model = Linear()
     scaled = create_state(model, optax.trace(0.9), (4, 4, 3), seed=0, loss_scale=True)
     step = jax.pmap(
-        partial(
-            train_step,
+        TrainStep(
             model=model,
             optimizer=optax.trace(0.9),
             learning_rate=lambda step: 0.5,
@@ -194,7 +193,7 @@ def test_a_loss_scale_changes_no_update_and_skips_what_is_not_finite():
 
 def test_watched_layers_are_those_of_the_update():
     data = batch()
-    state, after, _, layers = linear_step(data, watch=True, watch_gradients=True)
+    state, after, _, layers = linear_step(data, with_statistics=True, with_gradients=True)
     found = jax.tree.map(lambda x: float(x[0]), layers["statistics"]["Dense_0"])
     gradient = np.array(layers["gradients"]["Dense_0"]["kernel"][0])
     bias = np.array(layers["gradients"]["Dense_0"]["bias"][0])
@@ -219,17 +218,17 @@ def program(**fields):
     return config, create_program(config, info, durations(config, info.train_size))
 
 
-def run(built, devices, steps=4):
-    """The state and the losses after some steps on the first `devices` devices."""
+def run(built, num_devices, steps=4):
+    """The state and the losses after some steps on the first `num_devices` devices."""
     config, built = built
     split = datasets.load(config.dataset)["train"]
-    step = jax.pmap(built.train_step, axis_name=devices.AXIS, devices=jax.devices()[:devices])
-    state = jax.tree.map(lambda x: jnp.stack([x] * devices), built.create_state())
+    step = jax.pmap(built.train_step, axis_name=devices.AXIS, devices=jax.devices()[:num_devices])
+    state = jax.tree.map(lambda x: jnp.stack([x] * num_devices), built.create_state())
     losses = []
     for data in train_batches(
         split, config.augment, batch_size=32, seed=0, first_step=0, num_steps=steps
     ):
-        shares = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), data)
+        shares = jax.tree.map(lambda x: x.reshape(num_devices, -1, *x.shape[1:]), data)
         state, sums, _ = step(state, shares)
         losses.append(float(sums["loss"][0]) / 32)
     return jax.tree.map(lambda x: np.array(x[0]), state), losses
@@ -237,7 +236,7 @@ def run(built, devices, steps=4):
 
 @pytest.fixture(scope="module")
 def one_device():
-    return run(program(), devices=1)
+    return run(program(), num_devices=1)
 
 
 DENSENET = {
@@ -250,8 +249,8 @@ DENSENET = {
 
 @pytest.mark.parametrize("network", [{}, DENSENET], ids=["tiny", "densenet"])
 def test_sync_batch_norm_makes_two_devices_equal_to_one(network):
-    one_state, one_losses = run(program(**network), devices=1)
-    state, losses = run(program(**network, model__sync_batch_norm=True), devices=2)
+    one_state, one_losses = run(program(**network), num_devices=1)
+    state, losses = run(program(**network, model__sync_batch_norm=True), num_devices=2)
     np.testing.assert_allclose(losses, one_losses, rtol=1e-3)
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=1e-2, atol=2e-3), state.params, one_state.params
@@ -259,13 +258,13 @@ def test_sync_batch_norm_makes_two_devices_equal_to_one(network):
 
 
 def test_without_it_statistics_are_per_device_and_then_averaged(one_device):
-    _, losses = run(program(), devices=2)
+    _, losses = run(program(), num_devices=2)
     assert losses[0] != pytest.approx(one_device[1][0], rel=1e-5)
     np.testing.assert_allclose(losses[0], one_device[1][0], rtol=0.2)
 
 
 def test_the_same_seed_gives_the_same_bits(one_device):
-    state, losses = run(program(), devices=1)
+    state, losses = run(program(), num_devices=1)
     assert losses == one_device[1]
     jax.tree.map(np.testing.assert_array_equal, state, one_device[0])
 
@@ -277,7 +276,7 @@ def test_another_seed_gives_another_network():
 
 
 def test_bfloat16_follows_float32(one_device):
-    state, losses = run(program(train__precision="bfloat16"), devices=1)
+    state, losses = run(program(train__precision="bfloat16"), num_devices=1)
     np.testing.assert_allclose(losses, one_device[1], rtol=0.1)
     assert losses != one_device[1]
     floats = {x.dtype for x in jax.tree.leaves(state) if x.dtype != np.int32}
@@ -285,7 +284,7 @@ def test_bfloat16_follows_float32(one_device):
 
 
 def test_float16_follows_float32(one_device):
-    state, losses = run(program(train__precision="float16"), devices=1)
+    state, losses = run(program(train__precision="float16"), num_devices=1)
     np.testing.assert_allclose(losses, one_device[1], rtol=0.1)
     assert losses != one_device[1]
     assert int(state.loss_scale.finite_steps) == 4

@@ -1,4 +1,4 @@
-"""Whole runs, short ones, through `train` and in this process."""
+"""Short whole runs through `train`, in this process."""
 
 import csv
 import runpy
@@ -12,8 +12,8 @@ from jaxcifar.config import default, durations
 from jaxcifar.data import datasets
 from jaxcifar.errors import InputError
 from jaxcifar.evaluate import evaluate_run
+from jaxcifar.program import create_program
 from jaxcifar.resilience.checkpoint import Checkpoints
-from jaxcifar.steps import create_program
 from jaxcifar.train import train
 from tests.helpers import REPOSITORY
 
@@ -49,7 +49,7 @@ def final(config, workdir, step):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A run that cannot improve by as much as is asked, so it ends after the third evaluation."""
+    """A run that cannot improve enough, so that early stopping ends it after three evaluations."""
     config = small_run(
         dataset__validation_size=100,
         train__early_stopping_patience=2,

@@ -1,9 +1,9 @@
-"""Each layer's gradients, weights and updates in training: norms, warnings, a table, histograms.
+"""Norms of each layer's gradients, weights and updates, and warnings about them.
 
-A layer is a module that owns parameters, such as stage1_block1/conv1, and its kernel, bias and
-scales count together. So the squares of all layers' norms add up to the square of the network's,
-no parameter is left unwatched, and a BatchNorm, whose bias starts at 0 and scale at 1, has a ratio
-that means something from the first step on.
+A layer is a module that owns parameters, such as stage1_block1/conv1; its kernel, bias and scales
+count together. So the squares of all layers' norms add up to the square of the network's norm,
+every parameter is covered, and a BatchNorm, whose bias starts at 0 and scale at 1, has a meaningful
+update-to-weight ratio from the first step on.
 """
 
 import math
@@ -16,34 +16,34 @@ import numpy as np
 
 Statistics = dict[str, dict[str, jax.Array]]
 
-# Stands beside the layers for the whole network.
+# Name of the whole network among the layers.
 ALL = "all"
 
 COLUMNS = ("step", "epoch", "layer", "gradient_norm", "weight_norm", "update_ratio")
 
 
 def layer_statistics(params: Any, gradients: Any, updates: Any) -> Statistics:
-    """Returns each layer's norms in one step, and under "all" those of the whole network.
+    """Returns each layer's norms in one step, and those of the whole network under "all".
 
-    Pure, and without communication: gradients and updates are the same on all devices.
+    A pure function without communication: gradients and updates are the same on all devices.
 
     Args:
-      params: before the update.
-      gradients: as the optimizer takes them: averaged over devices, free of any loss scale.
-      updates: as the optimizer returns them, to be added to the parameters.
+      params: parameters before the update.
+      gradients: as the optimizer takes them, averaged over devices and without loss scale.
+      updates: what is added to the parameters.
 
     Returns:
-      For each layer float32 scalars: `gradient_norm` and `weight_norm`, Euclidean; `update_ratio`,
-      the norm of the update over that of the weights, or 0 while all weights are 0. Values that are
-      not finite make a norm that is not; float32 squares let norms above 1e19 be inf and those
-      below 1e-19 be 0.
+      For each layer, float32 scalars: the Euclidean `gradient_norm` and `weight_norm`, and
+      `update_ratio`, the norm of the update over that of the weights, or 0 while all weights are 0.
+      Non-finite values give a non-finite norm; squares are float32, so norms above 1e19 are inf and
+      those below 1e-19 are 0.
     """
     squares = [_squares(tree) for tree in (params, gradients, updates)]
     return {layer: _statistics(*(tree[layer] for tree in squares)) for layer in squares[0]}
 
 
 def _squares(tree: Any) -> dict[str, jax.Array]:
-    """The sums of squares of each layer, and of all."""
+    """Sums of squares of each layer and of the whole network."""
     squares = {ALL: jnp.zeros(())}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         layer = layer_of(path)
@@ -56,7 +56,7 @@ def _squares(tree: Any) -> dict[str, jax.Array]:
 def _statistics(
     weights: jax.Array, gradients: jax.Array, updates: jax.Array
 ) -> dict[str, jax.Array]:
-    # Over infinity a finite update gives 0, and another one stays visible.
+    # Division by infinity gives 0 for a finite update, and keeps a non-finite one visible.
     over = jnp.where(weights == 0, jnp.inf, weights)
     return {
         "gradient_norm": jnp.sqrt(gradients),
@@ -67,7 +67,7 @@ def _statistics(
 
 def layer_of(path: tuple[Any, ...]) -> str:
     """Returns the name of the layer that owns the parameter at a path of the tree."""
-    # A parameter of the network itself is a layer of its own.
+    # A parameter of the network itself counts as a layer.
     return _name(path[:-1]) or _name(path)
 
 
@@ -82,20 +82,20 @@ def troubled_layers(
     exploding: float = 1e3,
     allow_zero: bool = False,
 ) -> list[str]:
-    """Returns a line for each kind of trouble, with the layers that have it; none if all is well.
+    """Returns one warning per kind of problem, naming the layers; an empty list if there is none.
 
-    The gradients of a layer vanish if their norm is tiny beside that of the layer with the largest:
-    a fitted network's gradients are small too, but in all layers alike. Where a weight norm is
-    below 1, the bound shrinks with the smallest: a scale that starts at 0, as at the end of a
-    residual branch, at first passes little or nothing on to the layers before it. In the
-    first steps of ResNets of 8 to 110 layers and a DenseNet without such scales, on random images,
-    all layers have more than 1e-3 of the largest norm, and that is below 20.
+    A layer's gradients vanish if their norm is tiny beside that of the layer with the largest: a
+    fitted network's gradients are small too, but in all layers alike. If a weight norm is below 1,
+    the bound shrinks with the smallest such norm: a scale that starts at 0, as at the end of a
+    residual branch, at first passes little or nothing to the layers before it. In the first steps
+    of ResNets of 8 to 110 layers and a DenseNet without such scales, on random images, all layers
+    have more than 1e-3 of the largest norm, which is below 20.
 
     Args:
       statistics: see `layer_statistics`, on the host or a device.
-      vanishing: the share of the largest layer's gradient norm below which one vanishes.
-      exploding: the gradient norm above which one explodes.
-      allow_zero: whether gradients may be exactly 0, as where stochastic depth skips a block.
+      vanishing: share of the largest layer's gradient norm below which a layer's vanishes.
+      exploding: gradient norm above which a layer's explodes.
+      allow_zero: whether gradients may be exactly 0, as in blocks skipped by stochastic depth.
     """
     layers = {name: values for name, values in statistics.items() if name != ALL}
     norms = {name: float(values["gradient_norm"]) for name, values in layers.items()}
@@ -117,15 +117,15 @@ def troubled_layers(
         ],
     }
     return [
-        f"{trouble} in {len(names)} of {len(layers)} layers: {first(names)}"
-        for trouble, names in found.items()
+        f"{problem} in {len(names)} of {len(layers)} layers: {shorten(names)}"
+        for problem, names in found.items()
         if names
     ]
 
 
-def first(names: list[str], count: int = 3) -> str:
-    """Returns the first names in the order of their numbers, block2 before block10."""
-    # Split at numbers, every other part is one.
+def shorten(names: list[str], count: int = 3) -> str:
+    """Returns the first `count` names in natural order (block2 before block10), and an ellipsis."""
+    # When split at numbers, every second part is a number.
     ordered = sorted(
         names, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name)]
     )
@@ -133,10 +133,10 @@ def first(names: list[str], count: int = 3) -> str:
 
 
 def rows(step: int, epoch: float, statistics: Statistics) -> list[dict[str, Any]]:
-    """Returns the rows of `COLUMNS` that a step adds to a table: the network's, then each layer's.
+    """Returns the rows of `COLUMNS` for one step: the network's, then each layer's.
 
     Args:
-      step: the number of updates made, this step's included.
+      step: number of updates made, including this step.
       epoch: the same in epochs.
       statistics: see `layer_statistics`.
     """
@@ -152,15 +152,15 @@ def rows(step: int, epoch: float, statistics: Statistics) -> list[dict[str, Any]
 
 
 def histograms(params: Any, gradients: Any) -> dict[str, np.ndarray]:
-    """Returns the values of all arrays, as CLU's `write_histograms` takes them.
+    """Returns the values of all arrays, in the form that CLU's `write_histograms` takes.
 
     Args:
-      params, gradients: trees of the same shape, fetched from the device.
+      params, gradients: trees of the same structure, fetched from the device.
 
     Returns:
       Flat arrays by tags such as weights/stage1_block1/conv1/kernel and
-      gradients/stage1_block1/conv1/kernel, without the values that are not finite, around which
-      TensorBoard can lay no buckets.
+      gradients/stage1_block1/conv1/kernel. Non-finite values are left out, because TensorBoard
+      cannot put them into buckets.
     """
     flat = {}
     for kind, tree in ("weights", params), ("gradients", gradients):

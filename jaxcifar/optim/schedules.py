@@ -1,4 +1,4 @@
-"""Learning rate schedules: functions of the step, from optax's pieces."""
+"""Learning rate schedules: functions of the step, built from optax's pieces where they fit."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -15,53 +15,41 @@ from jaxcifar.config import Durations
 def create_schedule(config: ConfigDict, durations: Durations) -> optax.Schedule:
     """Returns the function step -> learning rate that `config.schedule` describes.
 
-    The step counts the updates made before, so that the first update uses the rate of step 0. What
-    counts steps (every, milestones, restart) counts from the start of training, whether or not it
-    begins with a warm-up; what is a curve (cosine, warm_restarts, one_cycle, triangular) begins
-    where the warm-up ends.
+    The step counts the updates made before, so the first update uses the rate of step 0. Intervals
+    and milestones count from the start of training, with or without a warm-up; curves (cosine,
+    warm_restarts, one_cycle, triangular) begin where the warm-up ends.
     """
     schedule, warmup = config.schedule, durations.warmup_steps
     peak = config.optimizer.learning_rate
     if config.optimizer.learning_rate_batch_size:
         peak *= config.train.batch_size / config.optimizer.learning_rate_batch_size
 
-    steps = durations.schedule_length - warmup
-    if schedule.name == "constant":
-        base = optax.constant_schedule(peak)
+    is_curve = schedule.name in ("cosine", "warm_restarts", "one_cycle", "triangular")
+    if is_curve:
+        base = _curve(schedule, peak, durations)
     elif schedule.name == "step":
         starts, _ = _pieces(durations.step_every, 1, durations.schedule_length)
         base = _drops(peak, schedule.gamma, starts[1:])
     elif schedule.name == "multistep":
         base = _drops(peak, schedule.gamma, durations.milestones)
-    elif schedule.name == "cosine":
-        base = _after(warmup, _cosine(peak, schedule.final_learning_rate, steps))
-    elif schedule.name == "warm_restarts":
-        base = _after(
-            warmup,
-            _warm_restarts(
-                peak, schedule.final_learning_rate, durations.cycle, schedule.cycle_factor, steps
-            ),
-        )
     else:
-        shape = _cosine if schedule.name == "one_cycle" else optax.linear_schedule
-        # Both ends are reached, by the first and the last update, as in PyTorch's OneCycleLR.
-        rise = max(schedule.rise_fraction * steps - 1, 1e-9)
-        up = shape(schedule.initial_learning_rate, peak, rise)
-        down = shape(peak, schedule.final_learning_rate, steps - 1 - rise)
-        base = _after(warmup, optax.join_schedules([up, down], [rise]))
+        base = optax.constant_schedule(peak)
 
     if warmup:
         start = schedule.warmup_learning_rate
         end = peak if schedule.warmup_shape == "linear" else start
-        base = _switch(warmup, optax.linear_schedule(start, end, warmup), base)
+        ramp = optax.linear_schedule(start, end, warmup)
+        base = optax.join_schedules([ramp, base if is_curve else _shifted(base, warmup)], [warmup])
     if durations.schedule_length < durations.num_steps:
         starts, _ = _pieces(durations.restart, 1, durations.num_steps)
-        return lambda step: base(step - jnp.array(starts)[_passed(starts[1:], step)])
+        return lambda step: base(step - jnp.array(starts)[_num_passed(starts[1:], step)])
     return base
 
 
-def lowered(base: optax.Schedule, factors: Iterable[tuple[int, float]]) -> optax.Schedule:
-    """Returns a schedule times, from each pair's step on, the pair's factor."""
+def with_rollback_factors(
+    base: optax.Schedule, factors: Iterable[tuple[int, float]]
+) -> optax.Schedule:
+    """Returns a schedule multiplied by the factor of each (step, factor) pair from its step on."""
     factors = tuple(factors)
     if not factors:
         return base
@@ -75,8 +63,27 @@ def lowered(base: optax.Schedule, factors: Iterable[tuple[int, float]]) -> optax
     return rate
 
 
+def _curve(schedule: ConfigDict, peak: float, durations: Durations) -> optax.Schedule:
+    """A curve from the end of the warm-up, its step 0, to the end of the schedule."""
+    steps = durations.schedule_length - durations.warmup_steps
+    end = schedule.final_learning_rate
+    if schedule.name == "cosine":
+        return _cosine(peak, end, steps)
+    if schedule.name == "warm_restarts":
+        return _warm_restarts(peak, end, durations.cycle, schedule.cycle_factor, steps)
+    shape = _cosine if schedule.name == "one_cycle" else optax.linear_schedule
+    # The first and the last update reach both ends, as in PyTorch's OneCycleLR.
+    rise = max(schedule.rise_fraction * steps - 1, 1e-9)
+    up = shape(schedule.initial_learning_rate, peak, rise)
+    down = shape(peak, end, steps - 1 - rise)
+    return optax.join_schedules([up, down], [rise])
+
+
 def _cosine(start: float, end: float, steps: float) -> optax.Schedule:
-    """Half a wave from start to end (Loshchilov and Hutter 2017, "SGDR", equation 5)."""
+    """Half a cosine wave from start to end (Loshchilov and Hutter 2017, "SGDR", equation 5).
+
+    optax.cosine_decay_schedule takes the end as a share of the start, which may be 0 here.
+    """
 
     def rate(step: jax.Array) -> jax.Array:
         share = jnp.clip(step / steps, 0, 1)
@@ -86,18 +93,21 @@ def _cosine(start: float, end: float, steps: float) -> optax.Schedule:
 
 
 def _drops(start: float, factor: float, steps: Sequence[int]) -> optax.Schedule:
-    """A constant that is multiplied by `factor` at each of the steps."""
-    return lambda step: start * jnp.float32(factor) ** _passed(steps, step)
+    """A constant that is multiplied by `factor` at each of the steps.
+
+    optax.piecewise_constant_schedule unrolls an operation per drop, of which there can be hundreds.
+    """
+    return lambda step: start * jnp.float32(factor) ** _num_passed(steps, step)
 
 
 def _warm_restarts(
     peak: float, floor: float, cycle: float, factor: float, steps: int
 ) -> optax.Schedule:
-    """Cosines one after another, each `factor` times as long as the last (SGDR, section 3)."""
+    """Consecutive cosines, each `factor` times as long as the one before (SGDR, section 3)."""
     starts, lengths = _pieces(cycle, factor, steps)
 
     def rate(step: jax.Array) -> jax.Array:
-        piece = _passed(starts[1:], step)
+        piece = _num_passed(starts[1:], step)
         share = (step - jnp.array(starts)[piece]) / jnp.array(lengths, jnp.float32)[piece]
         return _cosine(peak, floor, 1)(share)
 
@@ -108,7 +118,7 @@ def _pieces(length: float, factor: float, steps: int) -> tuple[list[int], list[i
     """Divides steps into pieces, each `factor` times as long as the one before.
 
     Returns:
-      Where they start, and their lengths, of which the last may go beyond `steps`.
+      The first step of each piece, and the lengths, of which the last may reach beyond `steps`.
     """
     end, bounds = length, [0, round(length)]
     while bounds[-1] < steps:
@@ -118,15 +128,12 @@ def _pieces(length: float, factor: float, steps: int) -> tuple[list[int], list[i
     return bounds[:-1], [end - start for start, end in pairwise(bounds)]
 
 
-def _passed(bounds: Sequence[int], step: jax.Array) -> jax.Array:
-    """How many of the rising bounds a step has reached; looked up, as there may be very many."""
-    # Without a loop, which on a GPU would be launches of its own within each step.
+def _num_passed(bounds: Sequence[int], step: jax.Array) -> jax.Array:
+    """Number of boundaries at or below `step`; a binary search, because there can be hundreds."""
+    # Unrolled, because each iteration of a loop on a GPU launches kernels of its own.
     return jnp.searchsorted(np.array(bounds, np.int32), step, side="right", method="scan_unrolled")
 
 
-def _after(start: int, schedule: optax.Schedule) -> optax.Schedule:
-    return lambda step: schedule(step - start)
-
-
-def _switch(start: int, before: optax.Schedule, after: optax.Schedule) -> optax.Schedule:
-    return lambda step: jnp.where(step < start, before(step), after(step))
+def _shifted(schedule: optax.Schedule, steps: int) -> optax.Schedule:
+    """Undoes the shift of `optax.join_schedules`, for a schedule that counts from the start."""
+    return lambda step: schedule(step + steps)

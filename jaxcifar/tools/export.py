@@ -100,11 +100,11 @@ def read_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
     from jaxcifar.config.validation import validate
     from jaxcifar.data import datasets
     from jaxcifar.models.torch_weights import from_torch
+    from jaxcifar.program import create_program
     from jaxcifar.resilience.checkpoint import Checkpoints
     from jaxcifar.resilience.lock import WriterLock
     from jaxcifar.resilience.manifest import check_config, record_start, update
     from jaxcifar.resilience.progress import Progress
-    from jaxcifar.steps import create_program
 
     validate(config)
     check_config(workdir, config)

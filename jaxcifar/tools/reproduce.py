@@ -13,10 +13,10 @@ from jaxcifar import environment
 from jaxcifar.config import default, durations
 from jaxcifar.data import datasets
 from jaxcifar.errors import InputError
+from jaxcifar.program import create_program
 from jaxcifar.reporting.csv_log import read_rows
 from jaxcifar.resilience import manifest, processes
 from jaxcifar.resilience.checkpoint import Checkpoints
-from jaxcifar.steps import create_program
 from jaxcifar.train import train
 
 _NOT_REPEATED = ("time", "images_per_second", "peak_memory")

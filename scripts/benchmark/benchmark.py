@@ -1,17 +1,18 @@
-"""Measures training, evaluation, input pipelines, start-up and memory; beside PyTorch if asked.
+"""Measures training, evaluation, input pipelines, start-up and memory, optionally beside PyTorch.
 
     python scripts/benchmark/benchmark.py
     python scripts/benchmark/benchmark.py --models resnet18@512 --precisions bfloat16 \\
         --peer torch --peer_python ~/torch/bin/python
 
 Prints a report in Markdown and saves it with all measurements as benchmark.md and benchmark.json.
-The same command again goes on with a run that was cut off, configuration by configuration.
+Rerun the same command to resume an interrupted benchmark; configurations that were measured are
+kept.
 
-Every configuration runs in processes of its own (scripts/benchmark/jax_benchmark.py), and in others PyTorch
-(scripts/benchmark/torch_benchmark.py), eager and compiled. They are asked in turn, round by round, while the
-others idle; a ratio is the median of the ratios of the rounds. The images are random, 50,000 and
-10,000 of CIFAR's shape, unless --data_dir names the real ones. jaxcifar's processes have the
-settings of `jaxcifar.environment`; what is set in the environment holds for PyTorch's too.
+Every configuration runs in its own processes: jaxcifar in jax_benchmark.py, and PyTorch, eager and
+compiled, in torch_benchmark.py. They take turns, round by round, while the others idle; a ratio is
+the median of the ratios of the rounds. The images are random, 50,000 and 10,000 of CIFAR's shape,
+unless --data_dir names the real ones. jaxcifar's processes use the settings of
+`jaxcifar.environment`; environment variables apply to PyTorch's as well.
 """
 
 import argparse
@@ -28,12 +29,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from benchmark_report import COMPILED, EAGER, OURS, Result, markdown, summary
+from jaxcifar.data.split import Split
 
 from jaxcifar import environment
 from jaxcifar.config import default
 from jaxcifar.data import datasets
-from jaxcifar.data.datasets import Split
-from jaxcifar.resilience import files
+from jaxcifar.resilience.files import write_json
 
 _HERE = Path(__file__).resolve().parent
 # What is measured before the memory is read, and after it.
@@ -54,14 +55,14 @@ _DEFAULTS = {
 
 
 class ChildError(Exception):
-    """What a child could not do, in a line."""
+    """A child process failed; the message is one line."""
 
 
 class Child:
-    """A process that measures; a context that ends with it."""
+    """A measuring process; a context manager that ends it."""
 
     def __init__(self, command: list[str], environment: dict[str, str]):
-        """Starts it; raises a ChildError if there is no such program."""
+        """Starts the process; raises a ChildError if there is no such program."""
         self.started = time.perf_counter()
         self._errors = tempfile.TemporaryFile("w+")
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
@@ -97,7 +98,7 @@ class Child:
 
 
 class Case(NamedTuple):
-    """What is measured."""
+    """The configuration that is measured."""
 
     model: str
     batch_size: int
@@ -105,7 +106,7 @@ class Case(NamedTuple):
 
 
 def start_ours(cache: Path) -> Child:
-    """Starts jaxcifar's side, prepared as its entry points are, with this compilation cache."""
+    """Starts jaxcifar's side with the settings of its entry points and this compilation cache."""
     variables = {
         "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5",  # leaves room for the peer
         **os.environ,
@@ -125,9 +126,9 @@ def measure(case: Case, args: argparse.Namespace, data: Path) -> Result:
     """Measures one configuration on all sides; see `benchmark_report.Result`.
 
     Args:
-      case: the configuration.
-      args: the command line, see `resolve`.
-      data: of `write_data`.
+      case: configuration to measure.
+      args: command line, see `resolve`.
+      data: archive written by `write_data`.
     """
     result: Result = {**case._asdict(), "rates": {}, "starts": {}, "memory": {}, "notes": []}
     result["epoch_task"] = "many" if args.backend == "gpu" else "device"  # as training has it
@@ -174,10 +175,10 @@ def measure(case: Case, args: argparse.Namespace, data: Path) -> Result:
 
 
 def prepare(child: Child, request: dict[str, Any]) -> dict[str, Any]:
-    """Has a new child prepare itself and returns its answer.
+    """Lets a new child prepare itself and returns its answer.
 
-    Its `start` has the seconds from the process's start to its first finished step, and those of
-    that step alone.
+    Its `start` holds the seconds from the start of the process to the end of its first step, and
+    those of that step alone.
     """
     answer = child.ask("prepare", **request)
     seconds = time.perf_counter() - child.started
@@ -187,7 +188,7 @@ def prepare(child: Child, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _compile_mode(backend: str, macs: int) -> str:
-    """The mode of torch.compile that PyTorch names for a small or a large network."""
+    """The mode of torch.compile that PyTorch recommends for a small or a large network."""
     if backend != "gpu":
         return "default"
     return "reduce-overhead" if macs < 400e6 else "max-autotune"
@@ -217,7 +218,7 @@ def _measure_rates(
 
 
 def _steps(child: Child, task: str, args: argparse.Namespace, epoch: int) -> int:
-    """Warms a task up and returns the number of its steps that a round has."""
+    """Warms a task up and returns its number of steps per round."""
     for _ in range(3):
         child.ask("run", task=task, steps=1)
     is_epoch = task in ("device", "many", "tf")
@@ -234,9 +235,9 @@ def write_data(path: Path, data_dir: str | None, eval_images: int) -> None:
     """Writes a NumPy archive of the images and labels that all sides read.
 
     Args:
-      path: of the archive.
-      data_dir: of CIFAR-10 as `dataset.data_dir`; None: random images.
-      eval_images: how many of the test images; 0: all.
+      path: archive to write.
+      data_dir: directory of CIFAR-10, as in `dataset.data_dir`; None for random images.
+      eval_images: number of test images; 0 for all.
     """
     config = default().dataset
     if data_dir is None:
@@ -247,19 +248,23 @@ def write_data(path: Path, data_dir: str | None, eval_images: int) -> None:
     else:
         config.data_dir = data_dir
         splits = datasets.load(config)
-    arrays = {f"train_{field}": array for field, array in splits["train"]._asdict().items()}
-    for field, array in splits["test"]._asdict().items():
-        arrays[f"test_{field}"] = array[: eval_images or None]
-    np.savez(path, **arrays)
+    train, test = splits["train"], splits["test"]
+    np.savez(
+        path,
+        train_images=train.images,
+        train_labels=train.labels,
+        test_images=test.images[: eval_images or None],
+        test_labels=test.labels[: eval_images or None],
+    )
 
 
 def unfinished(path: Path, report: dict[str, Any]) -> list[Result]:
-    """Returns what a run like this one had measured before it was cut off.
+    """Returns the results of an interrupted benchmark like this one.
 
     Args:
-      path: of its benchmark.json, if there is one.
-      report: this run's, without results. Software, hardware and the way of measuring have to be
-        the same.
+      path: its benchmark.json, if there is one.
+      report: report of this benchmark, without results. Software, hardware and the way of measuring
+        must be the same.
     """
     if not path.exists():
         return []
@@ -286,7 +291,7 @@ def model_and_batch_size(text: str) -> tuple[str, int]:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Returns the command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -301,20 +306,20 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--precisions", nargs="+", help="float32, bfloat16 [GPU: both; CPU: float32]")
     add("--tasks", nargs="+", choices=_TASKS[OURS], default=_TASKS[OURS], help="[all]")
     add("--rounds", type=int, default=5, help="[5]")
-    add("--seconds", type=float, default=3, help="that a task takes in a round [3]")
-    add("--steps", type=int, default=0, help="of an epoch [GPU: all; CPU: what --seconds allows]")
-    add("--steps_per_call", type=int, help="where there are many [GPU: 100; CPU: 4]")
-    add("--eval_images", type=int, help="test images to evaluate, 0: all [GPU: 0; CPU: 1000]")
-    add("--data_dir", help="of the prepared CIFAR-10, '' for the default [random images]")
+    add("--seconds", type=float, default=3, help="duration of a task per round [3]")
+    add("--steps", type=int, default=0, help="steps per epoch [GPU: all; CPU: by --seconds]")
+    add("--steps_per_call", type=int, help="steps per call in the task 'many' [GPU: 100; CPU: 4]")
+    add("--eval_images", type=int, help="number of test images, 0 for all [GPU: 0; CPU: 1000]")
+    add("--data_dir", help="directory of CIFAR-10, '' for the default [random images]")
     add("--peer", choices=["torch"], help="measure PyTorch too")
-    add("--peer_python", default=sys.executable, help="its interpreter [this one]")
-    add("--compile_mode", help="of torch.compile; none: eager alone [by backend and network]")
+    add("--peer_python", default=sys.executable, help="interpreter that has PyTorch [this one]")
+    add("--compile_mode", help="mode of torch.compile; none: eager only [by network]")
     add("--out", type=Path, default=Path("runs/benchmark"), help="directory [runs/benchmark]")
     return parser.parse_args(arguments)
 
 
 def resolve(args: argparse.Namespace, backend: str) -> None:
-    """Sets what the command line leaves to the backend, gpu or another."""
+    """Sets the options whose default depends on the backend, gpu or another."""
     args.backend = backend
     known, on_gpu = _DEFAULTS["gpu" if backend == "gpu" else "cpu"], backend == "gpu"
     args.models = args.models or [model_and_batch_size(text) for text in known[0].split()]
@@ -325,7 +330,7 @@ def resolve(args: argparse.Namespace, backend: str) -> None:
 
 
 def main() -> None:
-    """Measures what the command line says; exits with 1 if jaxcifar failed at any of it."""
+    """Runs the benchmark; exits with 1 if jaxcifar failed in any task."""
     args = parse()
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "data.npz"
@@ -348,8 +353,8 @@ def main() -> None:
             result = before.get(name) or measure(case, args, data)
             report["results"].append(result | summary(result, args.backend))
             report["finished"] = number == len(cases)
-            # After each, so that a run that is cut off leaves what it has.
-            files.write_json(saved, report)
+            # After each configuration, so that an interrupted benchmark keeps its results.
+            write_json(saved, report)
             (args.out / "benchmark.md").write_text(markdown(report))
     print(markdown(report))
     if any(note.startswith(OURS) for result in report["results"] for note in result["notes"]):

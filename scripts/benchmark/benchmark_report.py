@@ -1,4 +1,4 @@
-"""What the measurements of scripts/benchmark/benchmark.py say: ratios, targets, and a report in Markdown."""
+"""Ratios, targets and a Markdown report from the measurements of benchmark.py."""
 
 import statistics
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ OURS, EAGER, COMPILED = "jaxcifar", "PyTorch eager", "PyTorch compiled"
 Result = dict[str, Any]
 """The measurements of one configuration.
 
-model, batch_size, precision; parameters, macs; epoch_task: the task that is an epoch as training
-has it; rates: images (of "matrix": operations) per second by side, task and round; starts: seconds
-by side and "cold" or "warm"; memory: GiB by side; notes: what failed.
+model, batch_size, precision; parameters, macs; epoch_task: the task that trains as a run does;
+rates: images (for "matrix": operations) per second by side, task and round; starts: seconds by side
+and "cold" or "warm"; memory: GiB by side; notes: failures.
 """
 
-_EPOCH_TIME = "augmented epoch / fixed batch, time a step"
-_MANY = "many steps a call / one, images/s"
+_EPOCH_TIME = "augmented epoch / fixed batch, time per step"
+_MANY = "many steps per call / one, images/s"
 _EPOCH = "augmented epoch / {}, images/s"
 _STEP = "train step / {}, images/s"
 _EVALUATION = "evaluation / {}, images/s"
@@ -25,14 +25,14 @@ _TF = "tf.data alone, images/s"
 
 
 class Target(NamedTuple):
-    """A limit that the project holds itself to, for the configurations that it names.
+    """A performance target for certain configurations.
 
     Attributes:
-      comparison: what is limited, see `comparisons`.
-      limit: the least or, if `at_most`, the greatest median.
-      backend: gpu, cpu or, as of the fields below, "" for all.
-      models: by name.
-      batch_size, precision: of training.
+      comparison: name of a comparison, see `comparisons`.
+      limit: lowest acceptable median, or the highest if `at_most`.
+      backend: gpu or cpu; "" for all.
+      models: names of the models; () for all.
+      batch_size, precision: training configuration; 0 and "" for all.
     """
 
     comparison: str
@@ -44,7 +44,7 @@ class Target(NamedTuple):
     precision: str = ""
 
     def applies(self, result: Result, backend: str) -> bool:
-        """Returns whether it names this configuration."""
+        """Returns whether the target applies to this configuration."""
         return (
             self.backend in ("", backend)
             and (not self.models or result["model"] in self.models)
@@ -78,12 +78,12 @@ TARGETS = (
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
-    """Returns the ratio of each round."""
+    """Returns one ratio per round."""
     return [one / other for one, other in zip(numerators, denominators, strict=True)]
 
 
 def comparisons(result: Result) -> dict[str, list[float]]:
-    """Returns what was compared, by name, in each round; ratios are of jaxcifar to the other."""
+    """Returns the ratios of jaxcifar to the other side, by comparison and round."""
     rates, compared = result["rates"], {}
 
     def compare(name: str, one: tuple[str, str], other: tuple[str, str]) -> None:
@@ -110,13 +110,14 @@ def comparisons(result: Result) -> dict[str, list[float]]:
 
 
 def summary(result: Result, backend: str) -> Result:
-    """Returns what follows from a configuration's measurements.
+    """Summarises a configuration's measurements.
 
     Returns:
-      `comparisons`, with median, least and greatest; `targets` with whether they are met;
-      `compile_seconds` by side and start: the first step without a later step's time;
-      `peak_share`: by side, of the train step's floating-point operations, 3 * 2 a multiply-add of
-      the forward pass, in those of the matrix product in the same time.
+      `comparisons`: with median, least and greatest.
+      `targets`: with whether they are met.
+      `compile_seconds`: by side and start, the time of the first step less that of a later one.
+      `peak_share`: by side, the train step's floating-point operations (3 * 2 per multiply-add of
+      the forward pass) over those of the matrix product in the same time.
     """
     rates = result["rates"]
     compared = {
@@ -157,7 +158,7 @@ def summary(result: Result, backend: str) -> Result:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Returns a report: a `manifest` of the start, `arguments`, `data`, and the `results`."""
+    """Formats a report: the `manifest` of the start, `arguments`, `data` and `results`."""
     arguments, hardware, results = report["arguments"], report["hardware"], report["results"]
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     peers = sorted({result["peer"] for result in results if "peer" in result})

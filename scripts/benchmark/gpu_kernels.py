@@ -1,18 +1,19 @@
-"""Compiles training for an NVIDIA GPU that need not be there, and counts the kernels of a step.
+"""Compiles training for an NVIDIA GPU, which need not be present, and counts kernels per step.
 
     pip install --no-deps jax-cuda13-plugin==JAX jax-cuda13-pjrt==JAX   # JAX: the version of jax
     python scripts/benchmark/gpu_kernels.py --models resnet20@128 resnet18@512 --hlo DIRECTORY
 
-The small networks are bound by the launches of their kernels, which this shows on any machine.
-Prints a table in Markdown: the kernels of a step within a call of many, those of them that
-convolve and that only copy, and the memory that XLA plans beside the call's arguments. What it
-cannot show is time, and XLA chooses among algorithms without having tried them (autotuning is off).
+Small networks are bound by kernel launches, which can be counted on any machine. Prints a Markdown
+table: kernels per step within a call of many steps, how many of them are convolutions and copies,
+and the memory that XLA plans beside the call's arguments. It cannot show times, and XLA chooses
+algorithms without trying them (autotuning is off).
 """
 
 import argparse
 import collections
 import os
 import re
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -25,16 +26,16 @@ import numpy as np
 from benchmark import model_and_batch_size
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxcifar.data.split import Split
 
 from jaxcifar import devices
 from jaxcifar.config import default, durations
 from jaxcifar.config.validation import validate
 from jaxcifar.data import datasets, device_pipeline
-from jaxcifar.data.datasets import Split
-from jaxcifar.feed import create_feed
-from jaxcifar.steps import create_program
+from jaxcifar.feed import compile_steps
+from jaxcifar.program import create_program
 
-_STEPS = 10**6
+_LENGTH = 10**6  # steps of the run
 # As XLA describes an H100 that it finds, its GpuTargetConfigProto; the versions are chosen.
 _H100 = """
 gpu_device_info {
@@ -62,6 +63,7 @@ dnn_version_info { major: 9 minor: 8 patch: 0 }
 runtime_version { major: 13 minor: 0 patch: 0 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
+_MAX_STEPS = 100  # per call
 _NO_KERNELS = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all"}
 
 
@@ -69,24 +71,18 @@ def compile_training(model: str, batch_size: int, precision: str) -> jax.stages.
     """Returns a call of many steps on CIFAR-10, compiled for one H100."""
     config = default()
     config.model.name, config.train.precision = model, precision
-    config.train.batch_size, config.train.num_steps = batch_size, _STEPS
+    config.train.batch_size, config.train.num_steps = batch_size, _LENGTH
     validate(config)
     info = datasets.info(config.dataset)
     program = create_program(config, info, durations(config, info.train_size))
-    split = Split(
-        np.zeros((info.train_size, *info.image_shape), np.uint8),
-        np.zeros(info.train_size, np.int32),
+    images = np.zeros((info.train_size, *info.image_shape), np.uint8)
+    split = Split(images, np.zeros(info.train_size, np.int32))
+    train_batch = partial(
+        device_pipeline.train_batch, share=batch_size, config=config.augment, seed=0
     )
     with mock.patch.object(devices, "map_train_step", lambda step, in_axes: step):
-        feed = create_feed(
-            config,
-            program,
-            split,
-            first_step=0,
-            num_steps=_STEPS,
-            next_due=lambda step: _STEPS,
-        )
-    order, _, position = device_pipeline.Order(0, split.size, batch_size, 100).at(0)
+        run_steps = compile_steps(program.train_step, train_batch, batch_size, _MAX_STEPS)
+    order, _, position = device_pipeline.Order(0, split.size, batch_size, _MAX_STEPS).at(0)
     resident = device_pipeline.as_resident(split)
     arguments = jax.eval_shape(program.create_state), resident, order, position, np.int32(1)
 
@@ -96,7 +92,7 @@ def compile_training(model: str, batch_size: int, precision: str) -> jax.stages.
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
         arguments,
     )
-    call = jax.shard_map(feed.train_call, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    call = jax.shard_map(run_steps, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
     return jax.jit(call, donate_argnums=0).lower(*shapes).compile()
 
 
@@ -104,7 +100,7 @@ def kernels_in_loop(hlo: str) -> collections.Counter:
     """Counts the kernels in the largest loop of a compiled program.
 
     Returns:
-      The number of each kind of instruction; of cuDNN's calls as "convolution".
+      The number of each kind of instruction; cuDNN's calls count as "convolution".
     """
     bodies = dict(re.findall(r"^%?([\w.-]+) \(.*?\) -> .*? \{\n(.*?)^\}", hlo, re.S | re.M))
     loop = max((bodies[name] for name in re.findall(r" while\(.*body=%?([\w.-]+)", hlo)), key=len)
@@ -124,7 +120,7 @@ def main() -> None:
     parser.add_argument("--hlo", type=Path, help="directory for the compiled programs, as text")
     args = parser.parse_args()
     print(f"jax {jax.__version__}, {args.precision}\n")
-    print("| configuration | kernels a step | convolutions | copies | memory, MiB |")
+    print("| configuration | kernels per step | convolutions | copies | memory, MiB |")
     print("| --- | --- | --- | --- | --- |")
     for model, batch_size in args.models:
         with mock.patch("jax.default_backend", lambda: "gpu"):

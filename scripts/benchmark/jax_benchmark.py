@@ -1,8 +1,8 @@
-"""jaxcifar's side of scripts/benchmark/benchmark.py: measures one configuration, on demand.
+"""jaxcifar's side of benchmark.py: measures one configuration on request.
 
-It reads a JSON object a line from standard input and answers each with one on standard output,
-until the input ends: `do` names a method of `Worker`, the other fields are its arguments; an answer
-with the field "error" says what failed. scripts/benchmark/torch_benchmark.py does the same in PyTorch.
+Reads one JSON object per line from standard input and answers each with one on standard output,
+until the input ends. `do` names a method of `Worker`, and the other fields are its arguments; an
+answer with the field "error" describes a failure. torch_benchmark.py does the same in PyTorch.
 """
 
 import json
@@ -12,11 +12,12 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
+from jaxcifar.data.split import Batch, Split
 from ml_collections import ConfigDict
 
 from jaxcifar import devices, environment, models
@@ -24,12 +25,11 @@ from jaxcifar.config import default, durations
 from jaxcifar.config.validation import validate
 from jaxcifar.data import datasets
 from jaxcifar.data.batches import train_batches
-from jaxcifar.data.datasets import Split
 from jaxcifar.evaluate import Evaluator
-from jaxcifar.feed import create_feed
+from jaxcifar.feed import train_calls
 from jaxcifar.models.counting import count
+from jaxcifar.program import create_program
 from jaxcifar.resilience import manifest
-from jaxcifar.steps import create_program
 
 _LENGTH = 10**6  # steps of the run that the measured ones are the beginning of
 
@@ -38,27 +38,27 @@ class Worker:
     """Measures one configuration in this process; `prepare` comes before `run` and `memory`."""
 
     def describe(self) -> dict:
-        """Returns the backend, CPU settings, and what a manifest says of a start."""
+        """Returns the backend, the CPU settings and the manifest entry of a start."""
         start = manifest.describe_start(0)
         return {"backend": jax.default_backend(), "settings": environment.in_effect(), **start}
 
     def prepare(
         self, model: str, batch_size: int, precision: str, data: str, steps_per_call: int
     ) -> dict:
-        """Makes the state, moves a batch to the device and makes the first step.
+        """Creates the state, moves a batch to the device and takes the first step.
 
         Args:
-          model, batch_size, precision: of the config.
-          data: a NumPy archive, see `write_data` of scripts/benchmark/benchmark.py.
-          steps_per_call: of the task "many".
+          model, batch_size, precision: values of the config's fields.
+          data: NumPy archive, see `write_data` in benchmark.py.
+          steps_per_call: steps per call of the task "many".
 
         Returns:
-          The network's counts, the steps of an epoch, and the seconds of the first step.
+          The network's counts, the steps per epoch, and the seconds of the first step.
         """
         self.config = _config(model, batch_size, precision)
         with np.load(data) as arrays:
             self.splits = {
-                name: Split(arrays[f"{name}_images"], arrays[f"{name}_labels"])
+                name: Split(arrays[f"{name}_images"], arrays[f"{name}_labels"], on_device=True)
                 for name in ("train", "test")
             }
         info, train = datasets.info(self.config.dataset), self.splits["train"]
@@ -70,15 +70,14 @@ class Worker:
         self.train_step = devices.map_train_step(self.program.train_step)
         self.create_loop: dict[str, Callable[[], Callable[[int], int]]] = {
             "fixed": lambda: self._fixed_batch,
-            "device": lambda: self._epoch("device", 1),
-            "many": lambda: self._epoch("device", steps_per_call),
-            "tf": lambda: self._epoch("tf", 0),
+            "device": lambda: self._from_device(1),
+            "many": lambda: self._from_device(steps_per_call),
+            "tf": self._from_tf_data,
             "evaluation": self._evaluation,
             "pipeline": self._pipeline,
             "matrix": self._matrix,
         }
         self.loops: dict[str, Callable[[int], int]] = {}
-        self.train_calls: dict[tuple[str, int], Callable] = {}
         start = time.perf_counter()
         self._fixed_batch(1)
         seconds = time.perf_counter() - start
@@ -87,12 +86,12 @@ class Worker:
         return {"first_call_seconds": seconds, "steps_per_epoch": steps, **counts._asdict()}
 
     def run(self, task: str, steps: int) -> dict:
-        """Does at least so many steps of a task; returns the count and the seconds they took.
+        """Takes at least `steps` steps of a task; returns a count and the seconds they took.
 
-        The count is that of images, and of floating-point operations for "matrix".
+        The count is of images, or of floating-point operations for "matrix".
         """
         works_ahead = task in ("tf", "pipeline")
-        if works_ahead or task not in self.loops:  # anew, or it would have worked while idle
+        if works_ahead or task not in self.loops:  # one that has not worked ahead while idle
             self.loops[task] = self.create_loop[task]()
         loop = self.loops[task]
         if works_ahead:
@@ -102,7 +101,7 @@ class Worker:
         return {"count": done, "seconds": time.perf_counter() - start}
 
     def memory(self) -> dict:
-        """Returns the most memory in use so far, of a device or else of the process, in GiB."""
+        """Returns the peak memory so far, of a device or else of the process, in GiB."""
         status = Path("/proc/self/status")
         if peak := devices.memory().get("peak_memory"):
             return {"GiB": peak}
@@ -116,11 +115,10 @@ class Worker:
         jax.block_until_ready((self.state, sums))
         return steps * self.config.train.batch_size
 
-    def _epoch(self, pipeline: str, steps_per_call: int) -> Callable[[int], int]:
+    def _from_device(self, steps_per_call: int) -> Callable[[int], int]:
         config = self.config.copy_and_resolve_references()
-        config.dataset.pipeline = pipeline
         config.train.steps_per_call = steps_per_call
-        feed = create_feed(
+        calls = train_calls(
             config,
             self.program,
             self.splits["train"],
@@ -128,18 +126,29 @@ class Worker:
             num_steps=_LENGTH,
             next_due=lambda step: _LENGTH,
         )
-        # The first one's, which is compiled.
-        train_call = self.train_calls.setdefault((pipeline, steps_per_call), feed.train_call)
 
         def loop(steps: int) -> int:
             done, in_flight = 0, []
             while done < steps:
-                call = next(feed.calls)
-                self.state, sums, _ = train_call(self.state, *call.arguments)
+                call = next(calls)
+                self.state, sums, _ = call.run(self.state)
                 in_flight.append(sums)
-                done += call.steps
+                done += call.num_steps
             devices.fetch(in_flight)  # as training does
             return done * config.train.batch_size
+
+        return loop
+
+    def _from_tf_data(self) -> Callable[[int], int]:
+        batches = devices.prefetch(self._batches())
+
+        def loop(steps: int) -> int:
+            in_flight = []
+            for _ in range(steps):
+                self.state, sums, _ = self.train_step(self.state, next(batches))
+                in_flight.append(sums)
+            devices.fetch(in_flight)  # as training does
+            return steps * self.config.train.batch_size
 
         return loop
 
@@ -157,9 +166,12 @@ class Worker:
         return loop
 
     def _pipeline(self) -> Callable[[int], int]:
-        train = self.splits["train"]
-        batches = train_batches(train, self.config, first_step=0, num_steps=_LENGTH)
+        batches = self._batches()
         return lambda steps: sum(len(next(batches)["label"]) for _ in range(steps))
+
+    def _batches(self) -> Iterator[Batch]:
+        train = self.splits["train"]
+        return train_batches(train, self.config, first_step=0, num_steps=_LENGTH)
 
     def _matrix(self) -> Callable[[int], int]:
         size = 8192 if jax.default_backend() == "gpu" else 2048
@@ -191,10 +203,10 @@ def _config(model: str, batch_size: int, precision: str) -> ConfigDict:
 
 
 def main() -> None:
-    """Answers what standard input asks."""
-    environment.prepare()  # nothing is left to do where scripts/benchmark/benchmark.py has started this
+    """Answers the requests on standard input."""
+    environment.prepare()  # does nothing if benchmark.py has started this process
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # what libraries print must not mix with answers
     worker = Worker()
     for line in sys.stdin:
         request = json.loads(line)

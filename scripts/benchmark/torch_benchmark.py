@@ -1,11 +1,11 @@
-"""The peer of scripts/benchmark/benchmark.py: the same training in plain PyTorch, on demand.
+"""The PyTorch side of benchmark.py: the same training in plain PyTorch, on request.
 
     echo '{"do": "prepare", "model": "resnet20", "batch_size": 128, "precision": "float32",
-           "data": "data.npz", "mode": "eager"}' | tr -d '\n' | python scripts/benchmark/torch_benchmark.py
+           "data": "data.npz", "mode": "eager"}' | tr -d '\n' | python torch_benchmark.py
 
-Needs PyTorch and NumPy alone. It reads a JSON object a line from standard input and answers each
-with one on standard output, until the input ends: `do` names a method of `Worker`, the other fields
-are its arguments; an answer with the field "error" says what failed.
+Needs only PyTorch and NumPy. Reads one JSON object per line from standard input and answers each
+with one on standard output, until the input ends. `do` names a method of `Worker`, and the other
+fields are its arguments; an answer with the field "error" describes a failure.
 
 The peer is set up as its users do for speed: channels last, fused SGD, autocast to bfloat16, TF32
 and cuDNN's search on a GPU, no synchronisation within a run, and the data set resident on the
@@ -36,7 +36,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def create_model(name: str) -> nn.Module:
-    """Returns the network that jaxcifar knows by this name, for ten classes of 32x32 images."""
+    """Returns the network with this name in jaxcifar, for ten classes of 32x32 images."""
     if match := re.fullmatch(r"resnet(\d+)", name):
         depth = int(match[1])
         return resnet(depth) if depth in (18, 34, 50, 101, 152) else cifar_resnet(depth)
@@ -72,11 +72,11 @@ class Worker:
     """Measures one network; `prepare` comes first."""
 
     def prepare(self, model: str, batch_size: int, precision: str, data: str, mode: str) -> dict:
-        """Makes the network, moves the data to the device and makes the first step.
+        """Creates the network, moves the data to the device and takes the first step.
 
         Args:
-          model: a name of jaxcifar's.
-          batch_size: of training.
+          model: name of the network in jaxcifar.
+          batch_size: number of examples per step.
           precision: float32, or bfloat16 by autocast.
           data: a NumPy archive of train_images uint8 [N, 32, 32, 3], train_labels, test_images and
             test_labels.
@@ -127,13 +127,13 @@ class Worker:
         }
 
     def run(self, task: str, steps: int) -> dict:
-        """Does a task's steps; returns the number of images, and the seconds they took."""
+        """Takes the steps of a task; returns the number of images and the seconds they took."""
         start = time.perf_counter()
         images = self.loops[task](steps)
         return {"count": images, "seconds": time.perf_counter() - start}
 
     def memory(self) -> dict:
-        """Returns the most memory in use so far, of the GPU or else of the process, in GiB."""
+        """Returns the peak memory so far, of the GPU or else of the process, in GiB."""
         if self.device.type == "cuda":
             return {"GiB": torch.cuda.max_memory_allocated() / 2**30}
         status = Path("/proc/self/status")
@@ -208,9 +208,9 @@ class Worker:
 
 
 def main() -> None:
-    """Answers what standard input asks."""
+    """Answers the requests on standard input."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # what libraries print must not mix with answers
     worker = Worker()
     for line in sys.stdin:
         request = json.loads(line)

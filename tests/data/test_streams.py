@@ -14,7 +14,8 @@ from jaxcifar.augment.pipeline import create_augment
 from jaxcifar.config import default, durations
 from jaxcifar.data import datasets
 from jaxcifar.data.device_pipeline import Order, Resident, train_batch
-from jaxcifar.steps import create_program, create_state, train_step
+from jaxcifar.program import create_program, create_state
+from jaxcifar.steps import TrainStep
 
 
 def changed(**fields):
@@ -132,8 +133,7 @@ def test_dropout_draws_apart_from_augmentation():
         info = dataclasses.replace(info, mean=(0.5,) * 3, std=(0.2,) * 3)
         model = Dropped()
         step = jax.pmap(
-            partial(
-                train_step,
+            TrainStep(
                 model=model,
                 optimizer=optax.identity(),
                 learning_rate=lambda step: 0.1,

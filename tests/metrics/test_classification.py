@@ -21,7 +21,7 @@ def random_predictions(*, size: int, num_classes: int) -> tuple[np.ndarray, np.n
 
 
 def evaluation_total(logits: np.ndarray, labels: np.ndarray, batch_size: int) -> metrics.Total:
-    """The total over batches, the last of which is padded with what must not count."""
+    """The total over batches, the last of which has padding that must not count."""
     step = jax.jit(metrics.evaluation_sums)
     total = {}
     for start in range(0, len(labels), batch_size):

@@ -104,7 +104,7 @@ def test_layers_of_a_densenet():
 
 
 def training(learning_rate, steps, **fields):
-    """The statistics of each of some steps of a ResNet-8 on random images."""
+    """The statistics of several steps of a ResNet-8 on random images."""
     model = models.create("resnet8", num_classes=10, **fields)
     images = jax.random.normal(jax.random.key(0), (16, 8, 8, 3))
     labels = jnp.arange(16) % 10

@@ -8,7 +8,9 @@ import optax
 import pytest
 
 from jaxcifar.config import default
-from jaxcifar.optim.optimizers import LossScale, all_finite, create_optimizer
+from jaxcifar.optim.finite import all_finite
+from jaxcifar.optim.loss_scale import LossScale
+from jaxcifar.optim.optimizers import create_optimizer
 from tests.helpers import REPOSITORY
 
 PARAMS = {
@@ -24,7 +26,7 @@ def section(**fields):
 
 
 def run(config, params, gradients, rate=lambda step: 0.1):
-    """The parameters after an update by each of the gradients."""
+    """The parameters after one update per gradient."""
     optimizer = create_optimizer(config)
     state = optimizer.init(params)
     for step, grads in enumerate(gradients):

@@ -14,7 +14,7 @@ STEPS = np.arange(300)
 
 
 def schedule(name, **fields):
-    """The learning rate at each of 300 steps, 10 of which are an epoch."""
+    """The learning rate at each of 300 steps, with 10 steps per epoch."""
     config = default()
     config.dataset.name = "digits"
     config.train.num_steps = 300
@@ -151,7 +151,7 @@ def test_pieces_of_epochs_do_not_drift_from_them(fields, epochs):
 
 @pytest.mark.parametrize("every", [41, 47, 3_516, 9_766])
 def test_a_compiled_step_falls_where_it_says(every):
-    """A division of floats that is compiled may round to just below a whole number."""
+    """A compiled division of floats may round to just below a whole number."""
     config = default()
     config.train.num_steps = 9 * every
     config.schedule.name, config.schedule.step_every_steps = "step", every

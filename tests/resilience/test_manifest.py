@@ -11,6 +11,7 @@ from jaxcifar.config.fields import OLD_NAMES
 from jaxcifar.data import datasets
 from jaxcifar.data.datasets import Split
 from jaxcifar.errors import InputError
+from jaxcifar.program import create_program
 from jaxcifar.resilience.files import write_json
 from jaxcifar.resilience.manifest import (
     check_config,
@@ -20,7 +21,6 @@ from jaxcifar.resilience.manifest import (
     record_start,
 )
 from jaxcifar.resilience.trees import tree_sha256
-from jaxcifar.steps import create_program
 from jaxcifar.train import train
 from tests.helpers import REPOSITORY
 

@@ -7,7 +7,6 @@ import os
 import re
 import threading
 import time
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +19,14 @@ from jaxcifar import devices, steps
 from jaxcifar import train as train_module
 from jaxcifar.config import default
 from jaxcifar.errors import StoppedError
-from jaxcifar.optim.optimizers import LossScale, create_optimizer
-from jaxcifar.optim.schedules import lowered
+from jaxcifar.optim.loss_scale import LossScale
+from jaxcifar.optim.optimizers import create_optimizer
+from jaxcifar.optim.schedules import with_rollback_factors
+from jaxcifar.program import create_program, create_state
 from jaxcifar.resilience import integrity, nonfinite
 from jaxcifar.resilience.manifest import read
 from jaxcifar.resilience.nonfinite import NonFinite
-from jaxcifar.steps import create_program, create_state, train_step
+from jaxcifar.steps import TrainStep
 from jaxcifar.train import train
 from tests.helpers import assert_same_bits, read_metrics, restore, saved_steps
 
@@ -73,8 +74,7 @@ def one_step(place, optimizer, *, scale=None, **fields):
     if scale:
         state = state.replace(loss_scale=LossScale(jnp.float32(scale), jnp.int32(0)))
     step = jax.pmap(
-        partial(
-            train_step,
+        TrainStep(
             model=model,
             optimizer=optimizer,
             learning_rate=lambda step: 0.1,
@@ -188,7 +188,7 @@ def spoil(monkeypatch):
     def spoil(*bad_steps):
         def create(*arguments):
             program = create_program(*arguments)
-            augment = program.train_step.keywords["augment"]
+            augment = program.train_step.augment
 
             def spoiled_step(state, batch):
                 def spoiled(*arguments):
@@ -196,7 +196,7 @@ def spoil(monkeypatch):
                     bad = jnp.isin(state.step + 1, jnp.array(bad_steps))
                     return jnp.where(bad, jnp.nan, images), targets
 
-                return program.train_step(state, batch, augment=spoiled)
+                return dataclasses.replace(program.train_step, augment=spoiled)(state, batch)
 
             return dataclasses.replace(program, train_step=spoiled_step)
 
@@ -397,7 +397,7 @@ def test_rollbacks_are_bounded_and_add_up(tmp_path):
         factors = nonfinite.roll_back(config, tmp_path, factors, error, 5)
         assert nonfinite.rate_factors(tmp_path) == factors
     assert factors == [(5, 0.5), (5, 0.5)]
-    rate = lowered(lambda step: 0.1, factors)
+    rate = with_rollback_factors(lambda step: 0.1, factors)
     assert [float(rate(step)) for step in (4, 5, 6)] == pytest.approx([0.1, 0.025, 0.025])
     for saved, named in (
         (5, f"{tmp_path}/checkpoints/5"),

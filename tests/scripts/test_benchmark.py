@@ -24,7 +24,7 @@ def report(benchmark):
 
 
 def numbers(value):
-    """All numbers within a JSON value."""
+    """All numbers in a JSON value."""
     if isinstance(value, dict | list):
         values = value.values() if isinstance(value, dict) else value
         return [number for inner in values for number in numbers(inner)]
@@ -207,7 +207,7 @@ def test_the_command_line_and_what_the_backend_fills_in(benchmark):
 
 
 def test_pytorchs_side(benchmark, tmp_path):
-    """With PyTorch here, or in the interpreter that JAXCIFAR_TEST_TORCH names."""
+    """Needs PyTorch here, or in the interpreter that JAXCIFAR_TEST_TORCH names."""
     python = os.environ.get("JAXCIFAR_TEST_TORCH")
     if python is None and importlib.util.find_spec("torch") is None:
         pytest.skip("PyTorch is not installed, and JAXCIFAR_TEST_TORCH names no interpreter")

@@ -1,0 +1,149 @@
+"""Builds the model, the optimizer and the steps that a config describes."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from jaxcifar import models
+from jaxcifar.augment.pipeline import create_augment, normalize
+from jaxcifar.config import Durations
+from jaxcifar.data.split import Batch, DatasetInfo
+from jaxcifar.devices import AXIS
+from jaxcifar.metrics import Sums
+from jaxcifar.models import ternary
+from jaxcifar.optim.loss_scale import LossScale
+from jaxcifar.optim.optimizers import create_optimizer
+from jaxcifar.optim.schedules import create_schedule, with_rollback_factors
+from jaxcifar.steps import TrainState, TrainStep, Variables, eval_step, predict_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The functions built from a config.
+
+    Attributes:
+      create_state: () -> TrainState at step 0.
+      train_step: (state, batch) -> (state, sums, layers), see `steps.TrainStep`.
+      eval_step: (variables, batch) -> sums, see `steps.eval_step`.
+      predict_step: (variables, batch) -> logits, see `steps.predict_step`.
+      weight_levels: (variables) -> shares of the ternary weights at each level, see
+        `weight_levels`; None for a network without ternary weights.
+      learning_rate: step -> learning rate.
+      loss_scale: whether the state has a loss scale.
+    """
+
+    create_state: Callable[[], TrainState]
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Sums, dict[str, Any]]]
+    eval_step: Callable[[Variables, Batch], Sums]
+    predict_step: Callable[[Variables, Batch], jax.Array]
+    weight_levels: Callable[[Variables], dict[str, jax.Array]] | None
+    learning_rate: optax.Schedule
+    loss_scale: bool
+
+
+def create_program(
+    config: ConfigDict,
+    info: DatasetInfo,
+    durations: Durations,
+    rate_factors: Iterable[tuple[int, float]] = (),
+) -> Program:
+    """Builds the model, the optimizer and the steps that a validated config describes.
+
+    Args:
+      config: see `config.default`.
+      info: facts of the config's data set.
+      durations: lengths and intervals of the run in steps.
+      rate_factors: (step, factor) pairs, see `schedules.with_rollback_factors`.
+    """
+    train = config.train
+    model = models.from_config(config, info.num_classes, AXIS)
+    optimizer = create_optimizer(config.optimizer)
+    learning_rate = with_rollback_factors(create_schedule(config, durations), rate_factors)
+    has_loss_scale = train.precision == "float16"
+    predict_kwargs = {
+        "model": model,
+        "preprocess": partial(normalize, mean=info.mean, std=info.std),
+        "flip": config.eval.test_time_flip,
+        "shift": config.eval.test_time_shift,
+    }
+    return Program(
+        create_state=partial(
+            create_state,
+            model,
+            optimizer,
+            info.image_shape,
+            seed=train.seed,
+            ema=train.ema_decay > 0,
+            loss_scale=has_loss_scale,
+        ),
+        train_step=TrainStep(
+            model=model,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            augment=create_augment(config, info),
+            seed=train.seed,
+            axis_name=AXIS,
+            accumulation_steps=train.accumulation_steps,
+            ema_decay=train.ema_decay,
+            skip_nonfinite=train.on_nonfinite == "skip",
+            with_statistics=durations.layer_stats_every > 0,
+            with_gradients=config.log.histograms,
+        ),
+        eval_step=partial(eval_step, **predict_kwargs, axis_name=AXIS),
+        predict_step=partial(predict_step, **predict_kwargs),
+        weight_levels=(
+            partial(weight_levels, model=model, image_shape=info.image_shape)
+            if config.model.ternary != "none"
+            else None
+        ),
+        learning_rate=learning_rate,
+        loss_scale=has_loss_scale,
+    )
+
+
+def create_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+    *,
+    seed: int,
+    ema: bool = False,
+    loss_scale: bool = False,
+) -> TrainState:
+    """Returns the state at step 0, with parameters drawn from `seed`."""
+
+    @jax.jit
+    def create() -> TrainState:
+        images = jnp.zeros((1, *image_shape))
+        variables = model.init(jax.random.key(seed), images, train=False)
+        variables = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            **variables,
+            opt_state=optimizer.init(variables["params"]),
+            ema=variables if ema else {},
+            loss_scale=LossScale.create() if loss_scale else None,
+        )
+
+    return create()
+
+
+def weight_levels(
+    variables: Variables, *, model: nn.Module, image_shape: tuple[int, int, int]
+) -> dict[str, jax.Array]:
+    """Returns the shares of a network's ternary weights that are `negative`, `zero`, `positive`."""
+    images = jnp.zeros((1, *image_shape))
+    _, found = model.apply(variables, images, train=False, mutable=[ternary.LEVELS])
+    counts = dict.fromkeys(("negative", "zero", "positive"), 0)
+    for path, count in jax.tree_util.tree_leaves_with_path(found[ternary.LEVELS]):
+        level = next(entry.key for entry in path if getattr(entry, "key", None) in counts)
+        counts[level] += count
+    total = sum(counts.values())
+    return {level: count / total for level, count in counts.items()}
