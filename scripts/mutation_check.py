@@ -115,14 +115,14 @@ _ALL = [
     Mutation(
         "statistics that are not finite unseen",
         "steps.py",
-        'all_finite((sums["loss"], new))',
-        'all_finite((sums["loss"], new.params))',
+        "all_finite((loss, new))",
+        "all_finite((loss, new.params))",
         "resilience/test_nonfinite.py::test_a_number_that_is_not_finite_is_counted_wherever_it_is",
     ),
     Mutation(
         "state saved unseen",
         "train.py",
-        "nonfinite.check_state(step, fetched)",
+        "nonfinite.check_state(self.step, state)",
         "pass",
         "resilience/test_nonfinite.py::test_what_is_saved_is_looked_at_again",
     ),
@@ -170,7 +170,7 @@ _ALL = [
     ),
     Mutation(
         "loss not masked",
-        "metrics/__init__.py",
+        "metrics/classification.py",
         "jnp.sum(loss, where=mask)",
         "jnp.sum(loss)",
         "metrics/test_classification.py",

@@ -12,14 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 Statistics = dict[str, dict[str, jax.Array]]
 
 # Name of the whole network among the layers.
 ALL = "all"
-
-COLUMNS = ("step", "epoch", "layer", "gradient_norm", "weight_norm", "update_ratio")
 
 
 def layer_statistics(params: Any, gradients: Any, updates: Any) -> Statistics:
@@ -68,10 +65,11 @@ def _statistics(
 def layer_of(path: tuple[Any, ...]) -> str:
     """Returns the name of the layer that owns the parameter at a path of the tree."""
     # A parameter of the network itself counts as a layer.
-    return _name(path[:-1]) or _name(path)
+    return path_name(path[:-1]) or path_name(path)
 
 
-def _name(path: tuple[Any, ...]) -> str:
+def path_name(path: tuple[Any, ...]) -> str:
+    """Returns a path of a tree as stage1_block1/conv1/kernel."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -117,54 +115,16 @@ def troubled_layers(
         ],
     }
     return [
-        f"{problem} in {len(names)} of {len(layers)} layers: {shorten(names)}"
+        f"{problem} in {len(names)} of {len(layers)} layers: {shorten_names(names)}"
         for problem, names in found.items()
         if names
     ]
 
 
-def shorten(names: list[str], count: int = 3) -> str:
+def shorten_names(names: list[str], count: int = 3) -> str:
     """Returns the first `count` names in natural order (block2 before block10), and an ellipsis."""
     # When split at numbers, every second part is a number.
     ordered = sorted(
         names, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name)]
     )
     return ", ".join(ordered[:count] + ["..."] * (len(names) > count))
-
-
-def rows(step: int, epoch: float, statistics: Statistics) -> list[dict[str, Any]]:
-    """Returns the rows of `COLUMNS` for one step: the network's, then each layer's.
-
-    Args:
-      step: number of updates made, including this step.
-      epoch: the same in epochs.
-      statistics: see `layer_statistics`.
-    """
-    return [
-        {
-            "step": step,
-            "epoch": f"{epoch:.4f}",
-            "layer": layer,
-            **{name: f"{float(value):.7g}" for name, value in values.items()},
-        }
-        for layer, values in statistics.items()
-    ]
-
-
-def histograms(params: Any, gradients: Any) -> dict[str, np.ndarray]:
-    """Returns the values of all arrays, in the form that CLU's `write_histograms` takes.
-
-    Args:
-      params, gradients: trees of the same structure, fetched from the device.
-
-    Returns:
-      Flat arrays by tags such as weights/stage1_block1/conv1/kernel and
-      gradients/stage1_block1/conv1/kernel. Non-finite values are left out, because TensorBoard
-      cannot put them into buckets.
-    """
-    flat = {}
-    for kind, tree in ("weights", params), ("gradients", gradients):
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            values = np.asarray(leaf)
-            flat[f"{kind}/{_name(path)}"] = values[np.isfinite(values)]
-    return flat

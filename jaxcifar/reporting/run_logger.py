@@ -10,10 +10,11 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from jaxcifar.metrics import layer_statistics
+from jaxcifar.metrics.layer_statistics import Statistics, troubled_layers
 from jaxcifar.reporting.csv_log import CsvLog
 from jaxcifar.reporting.event_files import load_writer
 from jaxcifar.reporting.format import CSV_COLUMNS, describe, duration
+from jaxcifar.reporting.layer_table import LAYER_COLUMNS, layer_histograms, layer_rows
 
 
 class RunLogger:
@@ -68,7 +69,7 @@ class RunLogger:
         self._csv = CsvLog(workdir / "metrics.csv", CSV_COLUMNS, first_step) if active else None
         self._layers = None
         if active and layers:
-            self._layers = CsvLog(workdir / "layers.csv", layer_statistics.COLUMNS, first_step)
+            self._layers = CsvLog(workdir / "layers.csv", LAYER_COLUMNS, first_step)
         self._allow_zero = allow_zero
         self._layer_warnings: list[str] = []
         self._events = open_events(workdir) if open_events else None
@@ -131,7 +132,7 @@ class RunLogger:
         epoch = step / self._steps_per_epoch
         self.print(f"{split} at step {step:,}, epoch {epoch:.2f}: {describe(scalars)}")
 
-    def log_layers(self, step: int, statistics: layer_statistics.Statistics) -> None:
+    def log_layers(self, step: int, statistics: Statistics) -> None:
         """Logs layer statistics and prints warnings that the last call did not give.
 
         Args:
@@ -140,7 +141,7 @@ class RunLogger:
         """
         if self._layers is None:
             return
-        self._layers.write(layer_statistics.rows(step, step / self._steps_per_epoch, statistics))
+        self._layers.write(layer_rows(step, step / self._steps_per_epoch, statistics))
         if self._events:
             tagged = {
                 f"layers/{layer}/{name}": float(value)
@@ -148,7 +149,7 @@ class RunLogger:
                 for name, value in values.items()
             }
             self._events.write_scalars(step, tagged)
-        warnings = layer_statistics.troubled_layers(statistics, allow_zero=self._allow_zero)
+        warnings = troubled_layers(statistics, allow_zero=self._allow_zero)
         for warning in warnings:
             if warning not in self._layer_warnings:
                 self.print(f"warning: step {step:,}: {warning}")
@@ -162,7 +163,7 @@ class RunLogger:
           params, gradients: trees of the same structure, fetched to the host.
         """
         if self._events:
-            self._events.write_histograms(step, layer_statistics.histograms(params, gradients))
+            self._events.write_histograms(step, layer_histograms(params, gradients))
 
     def _write(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
         if self._csv:

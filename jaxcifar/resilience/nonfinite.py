@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from jaxcifar import devices
 from jaxcifar.errors import InputError
-from jaxcifar.metrics.layer_statistics import first, layer_of
+from jaxcifar.metrics.layer_statistics import layer_of, shorten_names
 from jaxcifar.resilience.manifest import read, update
 
 
@@ -92,7 +92,9 @@ def describe(state: Any) -> list[str]:
             layer = layer_of(path)
             layers[layer] = layers.get(layer, False) or not np.isfinite(leaf).all()
         if bad := [layer for layer, is_bad in layers.items() if is_bad]:
-            found.append(f"{field.name} in {len(bad)} of {len(layers)} layers: {first(bad)}")
+            found.append(
+                f"{field.name} in {len(bad)} of {len(layers)} layers: {shorten_names(bad)}"
+            )
     return found
 
 

@@ -11,13 +11,11 @@ from jaxcifar import models
 from jaxcifar.errors import InputError
 from jaxcifar.metrics.layer_statistics import (
     ALL,
-    COLUMNS,
-    histograms,
     layer_statistics,
-    rows,
     troubled_layers,
 )
 from jaxcifar.reporting.csv_log import CsvLog
+from jaxcifar.reporting.layer_table import LAYER_COLUMNS, layer_histograms, layer_rows
 from tests.helpers import COMPILED_QUICKLY
 
 
@@ -208,8 +206,8 @@ def read(path):
 
 
 def test_a_row_for_the_network_and_for_each_layer(tmp_path):
-    table = CsvLog(tmp_path / "layers.csv", COLUMNS, first_step=0)
-    table.write(rows(10, 1.28, statistics(conv=1 / 3, head=np.nan)))
+    table = CsvLog(tmp_path / "layers.csv", LAYER_COLUMNS, first_step=0)
+    table.write(layer_rows(10, 1.28, statistics(conv=1 / 3, head=np.nan)))
     found = read(tmp_path / "layers.csv")
     table.close()
     assert [row["layer"] for row in found] == [ALL, "conv", "head"]
@@ -225,9 +223,9 @@ def test_a_row_for_the_network_and_for_each_layer(tmp_path):
 
 
 def write_steps(path, steps, first_step=0):
-    table = CsvLog(path, COLUMNS, first_step)
+    table = CsvLog(path, LAYER_COLUMNS, first_step)
     for step in steps:
-        table.write(rows(step, step / 7, statistics(conv=0.1 * step)))
+        table.write(layer_rows(step, step / 7, statistics(conv=0.1 * step)))
     table.close()
 
 
@@ -236,7 +234,7 @@ def test_a_table_that_is_not_a_runs_is_named_and_left(tmp_path, text):
     path = tmp_path / "layers.csv"
     path.write_text(text)
     with pytest.raises(InputError, match="layers.csv: not a metrics table"):
-        CsvLog(path, COLUMNS, first_step=5)
+        CsvLog(path, LAYER_COLUMNS, first_step=5)
     assert path.read_text() == text
 
 
@@ -263,11 +261,11 @@ def test_a_kill_may_cut_the_last_line_anywhere(tmp_path, cut):
 def test_a_new_start_drops_the_rows_of_a_run_without_checkpoint(tmp_path):
     write_steps(tmp_path / "layers.csv", (10,))
     write_steps(tmp_path / "layers.csv", ())
-    assert (tmp_path / "layers.csv").read_text() == ",".join(COLUMNS) + "\n"
+    assert (tmp_path / "layers.csv").read_text() == ",".join(LAYER_COLUMNS) + "\n"
 
 
 def test_histograms_are_flat_and_finite():
-    found = histograms(tree([1.0, 2.0], 3.0, 4.0), tree([5.0, jnp.nan], jnp.inf, 6.0))
+    found = layer_histograms(tree([1.0, 2.0], 3.0, 4.0), tree([5.0, jnp.nan], jnp.inf, 6.0))
     assert {tag: values.tolist() for tag, values in found.items()} == {
         "weights/block/conv/kernel": [1, 2],
         "weights/block/conv/bias": [3],
