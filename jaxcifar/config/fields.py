@@ -79,8 +79,8 @@ def duration(
 
 
 _FRACTION = between(0, 1)
-_RATE = at_least(0) & below(1)
-_INSIDE = above(0) & below(1)
+_BELOW_ONE = at_least(0) & below(1)
+_OPEN_FRACTION = above(0) & below(1)
 _SEED = at_least(0) & below(2**32)
 _SECONDS = above(0) & at_most(1_000_000)
 _BATCH_SIZE = between(1, 2**20)  # so that a position within a call's batches fits 32 bits
@@ -190,7 +190,8 @@ FIELDS: dict[str, Field] = {
     "model.zero_init_residual": Field(False, "ResNets: initialise each block as the identity",
         resume=IDENTITY, only_if=equals("model.norm", "batch", "group", "layer")),
     "model.stochastic_depth": Field(0.0,
-        "ResNets: probability that the last block is skipped; lower for the blocks before", _RATE),
+        "ResNets: probability that the last block is skipped; lower for the blocks before",
+        _BELOW_ONE),
     "model.ternary": Field("none",
         "ternary weights in a ResNet, in all layers except the first and the last",
         one_of("none", "twn", "ttq"), IDENTITY),
@@ -203,7 +204,7 @@ FIELDS: dict[str, Field] = {
         "DenseNet: channels that each layer adds; 0: that of the named network", between(0, 1000),
         IDENTITY),
     "model.dropout_rate": Field(0.0,
-        "dropout rate, after each DenseNet layer or before a ResNet's classifier", _RATE),
+        "dropout rate, after each DenseNet layer or before a ResNet's classifier", _BELOW_ONE),
     "model.recompute": Field(False,
         "DenseNet: save memory by repeating the forward pass in the backward pass"),
     "model.sync_batch_norm": Field(False,
@@ -217,13 +218,13 @@ FIELDS: dict[str, Field] = {
     "optimizer.learning_rate_batch_size": Field(0,
         "batch size for which learning_rate is given; the rate used is proportional to "
         "train.batch_size; 0: no scaling", at_least(0)),
-    "optimizer.momentum": Field(0.9, "share of the last update that is kept in the next", _RATE,
-        only_if=_SGD),
+    "optimizer.momentum": Field(0.9, "share of the last update that is kept in the next",
+        _BELOW_ONE, only_if=_SGD),
     "optimizer.nesterov": Field(False, "Nesterov momentum",
         only_if=_SGD & is_set("optimizer.momentum")),
-    "optimizer.beta1": Field(0.9, "AdamW: decay of the mean of the gradients", _RATE,
+    "optimizer.beta1": Field(0.9, "AdamW: decay of the mean of the gradients", _BELOW_ONE,
         only_if=_ADAMW),
-    "optimizer.beta2": Field(0.999, "AdamW: decay of the mean of their squares", _RATE,
+    "optimizer.beta2": Field(0.999, "AdamW: decay of the mean of their squares", _BELOW_ONE,
         only_if=_ADAMW),
     "optimizer.epsilon": Field(1e-8, "AdamW: added to the root of the mean square", above(0),
         only_if=_ADAMW),
@@ -242,7 +243,7 @@ FIELDS: dict[str, Field] = {
         only_if=equals("schedule.name", "step")),
     **duration("schedule.milestones", "multistep: times at which the rate is multiplied by gamma",
         only_if=equals("schedule.name", "multistep"), many=True),
-    "schedule.gamma": Field(0.1, "step, multistep: factor of each drop", _INSIDE,
+    "schedule.gamma": Field(0.1, "step, multistep: factor of each drop", _OPEN_FRACTION,
         only_if=equals("schedule.name", "step", "multistep")),
     **duration("schedule.cycle", "warm_restarts: length of the first cycle (T_0)",
         only_if=_WARM_RESTARTS),
@@ -254,7 +255,8 @@ FIELDS: dict[str, Field] = {
     "schedule.final_learning_rate": Field(0.0, "rate at the end of the curve or of each cycle",
         at_least(0), only_if=_CURVE),
     "schedule.rise_fraction": Field(0.3,
-        "one_cycle, triangular: share of the steps before the peak", _INSIDE, only_if=_RISES),
+        "one_cycle, triangular: share of the steps before the peak", _OPEN_FRACTION,
+        only_if=_RISES),
     **duration("schedule.restart",
         "interval after which the whole schedule starts again, with its warm-up; 0: never",
         only_if=differs("schedule.name", "constant") | _WARM_UP),
@@ -276,9 +278,9 @@ FIELDS: dict[str, Field] = {
     "train.accumulation_steps": Field(1,
         "parts into which a batch is divided to save memory; gradients are summed", at_least(1)),
     "train.label_smoothing": Field(0.0,
-        "share of each target that is spread evenly over all classes", _RATE),
+        "share of each target that is spread evenly over all classes", _BELOW_ONE),
     "train.ema_decay": Field(0.0,
-        "decay of a moving average of the weights, which is evaluated as well; 0: off", _RATE,
+        "decay of a moving average of the weights, which is evaluated as well; 0: off", _BELOW_ONE,
         IDENTITY),
     "train.early_stopping_patience": Field(0,
         "evaluations without improvement after which the run stops; 0: off", at_least(0),
@@ -293,7 +295,7 @@ FIELDS: dict[str, Field] = {
         "number of skipped steps or of rollbacks after which the run stops", at_least(1),
         only_if=equals("train.on_nonfinite", "skip", "rollback")),
     "train.rollback_factor": Field(0.5,
-        "factor by which each rollback multiplies the learning rate", _INSIDE,
+        "factor by which each rollback multiplies the learning rate", _OPEN_FRACTION,
         only_if=equals("train.on_nonfinite", "rollback")),
     "train.deterministic": Field(False,
         "on a GPU: use only deterministic operations, and no autotuning"),

@@ -134,7 +134,8 @@ def get(config: ConfigDict, path: str) -> Any:
 
 def equals(path: str, *values: Any) -> Condition:
     """The field at `path` has one of these values."""
-    wanted = " or ".join(map(repr, values))
+    *others, last = map(repr, values)
+    wanted = f"{', '.join(others)} or {last}" if others else last
     return Condition(f"{path} = {wanted}", lambda config: get(config, path) in values)
 
 

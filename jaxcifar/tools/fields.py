@@ -30,8 +30,8 @@ that are misspelt, out of range, contradictory or without effect are rejected be
 loaded. `jaxcifar fields WORD` searches this list.
 
 Durations are given in steps or in epochs: at most one field of such a pair may be set. An epoch is
-one pass over the training images. Unless the description says otherwise, 0 means that a duration is
-not used.
+one pass over the training images. A factor after a recipe's name, as in `configs/resnet20.py:0.1`,
+scales the length of the run with all durations of its schedule.
 
 *On resume* tells whether a field may change when a run is resumed: `identity` never, `changeable`
 with `--accept_config_change`, which the run's manifest records, and `free` always.
