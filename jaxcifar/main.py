@@ -2,13 +2,12 @@
 
     python -m jaxcifar.main --config configs/resnet56.py
     python -m jaxcifar.main --config configs/resnet56.py --config.train.seed=1 --workdir runs/seed1
-    python -m jaxcifar.main --config configs/resnet56.py:0.1
+    python -m jaxcifar.main --config configs/resnet56.py:0.1        # a tenth of its length
     python -m jaxcifar.main --config configs/resnet56.py --mode eval
     python -m jaxcifar.main --workdir runs/seed1 --mode reproduce
 
-Run again with the same workdir it resumes from its last checkpoint. RECIPE.py:0.1 trains a recipe
-for a tenth of its length, RECIPE.py:smoke for 20 steps on random images. Any field of the config
-can be set on the command line; `python -m jaxcifar.tools.fields` lists them.
+Run again with the same workdir it goes on from its last checkpoint. Any field of the config can be
+set on the command line; `jaxcifar fields` lists them.
 """
 
 import re
@@ -38,13 +37,13 @@ def main() -> None:
         return _reproduce()
     if _CONFIG.value is None:
         raise InputError("--config must name a recipe, as configs/resnet20.py")
-    recipe = config_flags.get_config_filename(flags.FLAGS["config"])
-    name = Path(recipe).name.replace(".py", "")
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).name.replace(".py", "")
     workdir = _WORKDIR.value or "runs/" + re.sub(r"[^\w.-]+", "_", name)
     workdir = cli.run_directory("workdir", workdir)
     if _MODE.value == "eval":
         evaluate_run(_CONFIG.value, workdir)
     else:
+        recipe = config_flags.get_config_filename(flags.FLAGS["config"])
         if (factor := length_factor(recipe.partition(":")[2])) != 1:
             print(f"{factor:g} of the recipe's length", flush=True)
         train(_CONFIG.value, workdir, accept_config_change=_ACCEPT.value)
