@@ -1,6 +1,6 @@
-"""DenseNet-121 on ImageNet, 7.98 million parameters: Huang et al. 2016, section 4.2.
+r"""DenseNet-121 on ImageNet, 7.98 million parameters: Huang et al. 2016, section 4.2.
 
-    python -m jaxcifar.main --config configs/densenet121_imagenet.py \\
+    python -m jaxcifar.main --config configs/densenet121_imagenet.py \
         --config.dataset.data_dir=DIR
     python -m jaxcifar.main --config configs/densenet121_imagenet.py:smoke
 

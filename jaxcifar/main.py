@@ -2,7 +2,7 @@
 
     python -m jaxcifar.main --config configs/resnet56.py
     python -m jaxcifar.main --config configs/resnet56.py --config.train.seed=1 --workdir runs/seed1
-    python -m jaxcifar.main --config configs/resnet56.py:0.1
+    python -m jaxcifar.main --config configs/resnet56.py:0.1        # a tenth of its length
     python -m jaxcifar.main --config configs/resnet56.py --mode eval
     python -m jaxcifar.main --workdir runs/seed1 --mode reproduce
 
@@ -51,6 +51,7 @@ def main() -> None:
     if _MODE.value == "eval":
         evaluate_run(_CONFIG.value, workdir)
     else:
+        recipe = config_flags.get_config_filename(flags.FLAGS["config"])
         if (factor := length_factor(recipe.partition(":")[2])) != 1:
             print(f"{factor:g} of the recipe's length", flush=True)
         train(_CONFIG.value, workdir, accept_config_change=_ACCEPT.value)

@@ -97,13 +97,13 @@ def _check_required(config: ConfigDict) -> None:
     """Refuses a config without a length, or with a schedule that lacks its own."""
     if not (config.train.num_steps or config.train.num_epochs):
         raise InputError("train.num_steps or train.num_epochs must be above 0")
-    needed = {"multistep": "milestones", "step": "step_every", "warm_restarts": "cycle"}
     schedule = config.schedule
-    if name := needed.get(schedule.name):
-        if not (schedule[f"{name}_steps"] or schedule[f"{name}_epochs"]):
-            raise InputError(
-                f"schedule.name = {schedule.name!r} needs schedule.{name}_steps or _epochs"
-            )
+    needed = {"multistep": "milestones", "step": "step_every", "warm_restarts": "cycle"}
+    name = needed.get(schedule.name)
+    if name and not (schedule[f"{name}_steps"] or schedule[f"{name}_epochs"]):
+        raise InputError(
+            f"schedule.name = {schedule.name!r} needs schedule.{name}_steps or _epochs"
+        )
 
 
 def _check_accumulation(config: ConfigDict) -> None:

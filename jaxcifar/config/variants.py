@@ -78,11 +78,10 @@ def _factor(word: str) -> float | None:
 
 
 def _unknown(argument: str, *choices: Sequence[str]) -> InputError:
-    variant = "smoke or a number above 0 that scales the recipe's length, such as 0.1"
-    allowed = [f"one of {', '.join(group)}" for group in choices]
-    joined = "; ".join([*allowed, variant])
-    together = ", separated by commas" if choices else ""
-    return InputError(f"recipe argument {argument!r}: must be {joined}{together}")
+    groups = [", ".join(group) for group in choices]
+    groups.append("smoke or a number above 0 that scales the recipe's length, such as 0.1")
+    combine = "at most one from each of these groups, joined by commas: " if choices else ""
+    return InputError(f"recipe argument {argument!r}: must be {combine}{'; '.join(groups)}")
 
 
 def _scaled(config: ConfigDict, factor: float) -> ConfigDict:

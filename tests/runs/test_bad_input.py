@@ -1,4 +1,4 @@
-"""Bad input of all kinds as command lines: an error of a few lines, and nothing half-written."""
+"""Invalid input to the command lines: a short error, and no file is changed or left behind."""
 
 import gzip
 import hashlib
@@ -38,7 +38,7 @@ def get_config():
 
 
 def contents(directory):
-    """All that is in a directory: a digest of each file, None of each directory, links' targets."""
+    """Returns what a directory holds: digests of files, None for directories, targets of links."""
     found = {}
     for path in sorted(directory.rglob("*")):
         name = str(path.relative_to(directory))
@@ -51,7 +51,7 @@ def contents(directory):
 
 @pytest.fixture
 def refused(command_lines, tmp_path):
-    """Runs a bad command line in `tmp_path`, checks all that a refusal is, and returns its text."""
+    """Runs an invalid command in `tmp_path`, checks that it fails cleanly; returns its error."""
 
     def run(target, arguments, *messages):
         before = contents(tmp_path)
@@ -65,7 +65,7 @@ def refused(command_lines, tmp_path):
             assert message in done.err, shown
         after = contents(tmp_path)
         changed = {p for p in before.keys() | after.keys() if before.get(p, 0) != after.get(p, 0)}
-        changed -= {"run/lock"}  # which says who wrote last
+        changed -= {"run/lock"}  # names the last writer
         assert not changed, f"{changed} changed\n{shown}"
         return done.err
 
@@ -148,7 +148,7 @@ def test_command_lines(refused, name):
     "name",
     ["main: unknown flag", "export: no such file", "models: unknown name", "prepare: no such file"],
 )
-def test_a_process_of_its_own_says_the_same(refused, tmp_path, name):
+def test_a_separate_process_prints_the_same_error(refused, tmp_path, name):
     target, arguments, messages = COMMANDS[name]
     done = subprocess.run(
         [sys.executable, *([target] if target.endswith(".py") else ["-m", target]), *arguments],
@@ -170,7 +170,7 @@ def test_a_process_of_its_own_says_the_same(refused, tmp_path, name):
         (PREPARE, ["x.tar.gz"]),
     ],
 )
-def test_debug_shows_where_an_error_comes_from(command_lines, tmp_path, target, arguments):
+def test_debug_shows_the_traceback(command_lines, tmp_path, target, arguments):
     done = command_lines.run(target, *arguments, "--debug", cwd=tmp_path)
     assert done.code and done.err.count("Traceback") >= 1
 
@@ -186,7 +186,7 @@ def test_debug_shows_where_an_error_comes_from(command_lines, tmp_path, target, 
         ("KeyboardInterrupt()", 130, []),
     ],
 )
-def test_what_ends_a_command_from_outside_is_no_traceback(
+def test_running_out_of_memory_and_ctrl_c_print_no_traceback(
     command_lines, tmp_path, error, code, messages
 ):
     script = tmp_path / "script.py"
