@@ -51,7 +51,6 @@ def main() -> None:
     if _MODE.value == "eval":
         evaluate_run(_CONFIG.value, workdir)
     else:
-        recipe = config_flags.get_config_filename(flags.FLAGS["config"])
         if (factor := length_factor(recipe.partition(":")[2])) != 1:
             print(f"{factor:g} of the recipe's length", flush=True)
         train(_CONFIG.value, workdir, accept_config_change=_ACCEPT.value)

@@ -1,4 +1,4 @@
-"""The local devices, and joining the processes of a run."""
+"""The local devices: placement, batches and compilation."""
 
 import csv
 import shutil
@@ -9,7 +9,6 @@ import pytest
 
 from jaxcifar import devices
 from jaxcifar.errors import InputError
-from jaxcifar.resilience import processes
 
 
 def test_arrays_go_to_every_device_and_come_back_as_copies():
@@ -35,20 +34,6 @@ def test_batch_sizes_must_suit_the_devices():
     with pytest.raises(InputError, match="train.batch_size = 5: .* multiple .* devices, 2"):
         devices.check_batch_size("train.batch_size", 5)
     assert [devices.round_up_batch_size(size) for size in (1, 2, 3)] == [2, 2, 4]
-
-
-@pytest.mark.parametrize(
-    "variable, value, message",
-    [
-        ("JAX_NUM_PROCESSES", "two", "JAX_NUM_PROCESSES=two: must be"),
-        ("JAX_PROCESS_ID", "", "JAX_PROCESS_ID=: must be"),
-        ("JAX_COORDINATOR_ADDRESS", "host0", "JAX_COORDINATOR_ADDRESS=host0: must be host:port"),
-    ],
-)
-def test_bad_environment_variables_are_named(monkeypatch, variable, value, message):
-    monkeypatch.setenv(variable, value)
-    with pytest.raises(InputError, match=message):
-        processes.start(True)
 
 
 def test_nothing_is_compiled_twice(caplog):

@@ -4,13 +4,11 @@
 restored, quarantined and removed; older checkpoints are removed only once a newer one is complete.
 """
 
-# Why not `orbax.checkpoint.CheckpointManager`, which has async saves and preservation policies:
-# - it renames a step to its final name before `post_finalization_callback`, so a kill in between
-#   would leave a step that counts as saved but was never sealed with its hashes;
-# - `timeout_secs` limits its barriers, but `wait_until_finished` joins the writing thread without
-#   a time limit, so a save on a hanging disk would hang the run;
-# - it chooses the steps to remove when a save starts, from a list in memory that already counts
-#   the new one: after a failed save with `checkpoint.on_error = "continue"` the best may go.
+# Orbax's CheckpointManager is not used because it would lose fault tolerance: it renames a step
+# before `post_finalization_callback` could seal it, so a kill in between leaves an unsealed step;
+# its `wait_until_finished` joins the writing thread without a time limit, so a hanging disk hangs
+# the run; and it chooses the steps to remove as a save starts, counting the new one as saved, so
+# that with `checkpoint.on_error = "continue"` a failed save can cost the best checkpoint.
 
 from collections.abc import Callable
 from contextlib import suppress

@@ -63,7 +63,7 @@ def check_config(
 
 def _advice(never: list[dict[str, Any]], trains: bool) -> str:
     if not trains:
-        return "Choose another --workdir, or use the config of the run."
+        return "Choose another --workdir, or use the run's config."
     if never:
         field = never[0]["field"]
         return (

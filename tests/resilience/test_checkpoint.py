@@ -164,15 +164,3 @@ def test_arrays_that_are_missing_extra_recast_or_reshaped_are_named(
         with pytest.raises(InputError, match=f"/2 was saved with a different .*\n  {difference}$"):
             checkpoints.restore_latest(create_other)
     assert steps(tmp_path) == [1, 2]
-
-
-def test_the_best_and_the_patience_follow_the_scores():
-    progress = Progress()
-    scores = [0.5, 0.505, 0.6, 0.609, float("nan"), 0.59, 0.7]
-    seen = []
-    for step, score in enumerate(scores, 1):
-        progress = progress.evaluated(step, score, min_delta=0.01)
-        seen.append((progress.best_step, progress.stale_evaluations))
-    # 0.505 and 0.609 are the best so far, but no improvement by more than 0.01.
-    assert seen == [(1, 0), (2, 1), (3, 0), (4, 1), (4, 2), (4, 3), (7, 0)]
-    assert progress.best_score == progress.reference_score == 0.7

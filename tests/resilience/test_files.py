@@ -1,0 +1,44 @@
+"""Atomic replacement of files and directories."""
+
+import json
+
+import pytest
+
+from jaxcifar.resilience.files import replacing, write_json
+
+
+def test_a_file_is_replaced_when_the_block_ends(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("old")
+    with replacing(path) as part:
+        part.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_file_and_no_part(tmp_path, error):
+    path = tmp_path / "a.csv"
+    path.write_text("old")
+    with pytest.raises(error):
+        with replacing(path) as part:
+            part.write_text("half")
+            raise error
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_directories_are_replaced_without_what_a_kill_has_left(tmp_path):
+    path = tmp_path / "7"
+    (tmp_path / "7.part" / "state").mkdir(parents=True)
+    with replacing(path) as part:
+        part.mkdir()
+        (part / "b").touch()
+    assert [file.name for file in path.iterdir()] == ["b"] and list(tmp_path.iterdir()) == [path]
+
+
+def test_json_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
