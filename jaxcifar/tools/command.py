@@ -36,7 +36,7 @@ COMMANDS = {
     "export": Command("jaxcifar.tools.export", "Exchange weights with PyTorch."),
     "show": Command("jaxcifar.tools.show", "Draw the augmented images that a network is fed."),
     "models": Command("jaxcifar.tools.models", "List the networks, or the layers of one."),
-    "fields": Command("jaxcifar.tools.fields", "List the fields of a config."),
+    "fields": Command("jaxcifar.tools.fields", "List or search the config fields."),
 }
 
 _USAGE = """\
