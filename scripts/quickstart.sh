@@ -6,15 +6,11 @@ cd "$(dirname "$0")/.."
 bash scripts/setup.sh
 
 config=configs/quickstart.py
-# TensorBoard logs need TensorFlow, an optional dependency.
-tensorboard=$(.venv/bin/python -c "
-import importlib.util
-print(importlib.util.find_spec('tensorflow') is not None)")
-.venv/bin/python -m jaxcifar.main --config $config --config.log.tensorboard="$tensorboard"
+.venv/bin/python -m jaxcifar.main --config $config
 cat <<END
 
 What to try next, after  source .venv/bin/activate
-  evaluate it again:      jaxcifar eval --config $config --config.log.tensorboard=$tensorboard
+  evaluate it again:      jaxcifar eval --config $config
   change a field:         jaxcifar train --config $config --workdir runs/lr0.05 \\
                               --config.optimizer.learning_rate=0.05
   see all commands:       jaxcifar --help

@@ -42,6 +42,5 @@ fi
 if [ "${TF:-1}" = 0 ] && ! "$venv/bin/python" -c "
 import importlib.util, sys
 sys.exit(importlib.util.find_spec('tensorflow') is None)"; then
-    echo "without TensorFlow there are no tf.data pipelines, image folders and TensorBoard logs;" \
-        "train with --config.log.tensorboard=False"
+    echo "installed without TensorFlow: no tf.data pipelines, image folders or TensorBoard logs"
 fi

@@ -16,7 +16,6 @@ def test_the_quickstart_recipe_learns_the_digits(run_main, tmp_path, epochs, ste
     code, out, err = run_main(
         *("--config=configs/quickstart.py", f"--workdir={tmp_path}"),
         f"--config.train.num_epochs={epochs}",
-        f"--config.log.tensorboard={tensorboard}",
         f"--config.schedule.milestones_epochs={milestones}",
     )
     assert code == 0, err
