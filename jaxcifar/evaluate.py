@@ -12,7 +12,7 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from jaxcifar import devices, metrics
-from jaxcifar.config import durations, uses_device_pipeline
+from jaxcifar.config import durations
 from jaxcifar.config.validation import validate
 from jaxcifar.data import datasets, device_pipeline
 from jaxcifar.data.batches import eval_batches
@@ -44,7 +44,7 @@ class Evaluator:
         self._eval_step = devices.map_eval_step(program.eval_step)
         self._predict_step = devices.map_eval_step(program.predict_step)
         self._resident = None
-        if uses_device_pipeline(config):
+        if all(split.on_device for split in self._splits.values()):
             batch_size = devices.round_up_batch_size(config.eval.batch_size)
             share = batch_size // jax.device_count()
             self._resident = {

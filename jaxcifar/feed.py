@@ -15,7 +15,6 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from jaxcifar import devices
-from jaxcifar.config import uses_device_pipeline
 from jaxcifar.data import device_pipeline
 from jaxcifar.data.batches import train_batches
 from jaxcifar.data.datasets import Split
@@ -70,7 +69,7 @@ def create_feed(
       num_steps: the step to end before.
       next_due: step -> the next step after which the loop has something to do.
     """
-    if uses_device_pipeline(config):
+    if split.on_device:
         return _from_device(config, program, split, first_step, num_steps, next_due)
     batches = train_batches(split, config, first_step=first_step, num_steps=num_steps)
     calls = (Call(1, (batch,)) for batch in devices.prefetch(batches))

@@ -5,7 +5,6 @@ axis themselves; `devices` maps them.
 """
 
 import dataclasses
-import zlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -19,10 +18,12 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from jaxcifar import models
-from jaxcifar.augment.pipeline import Augment, create_augment, normalize
+from jaxcifar.augment.basic import normalize
+from jaxcifar.augment.pipeline import Augment, create_augment
 from jaxcifar.augment.test_time import averaged_logits
 from jaxcifar.config import Durations
-from jaxcifar.data.datasets import DatasetInfo
+from jaxcifar.data.split import Batch, DatasetInfo
+from jaxcifar.data.streams import step_key
 from jaxcifar.devices import AXIS
 from jaxcifar.metrics import Sums, batch_sums, evaluation_sums
 from jaxcifar.metrics.layer_statistics import layer_statistics
@@ -30,7 +31,6 @@ from jaxcifar.models import ternary
 from jaxcifar.optim.optimizers import LossScale, all_finite, create_optimizer
 from jaxcifar.optim.schedules import create_schedule, lowered
 
-Batch = dict[str, jax.Array]
 Variables = dict[str, Any]
 
 
@@ -121,7 +121,13 @@ def create_program(
             model=model,
             optimizer=optimizer,
             learning_rate=learning_rate,
-            augment=create_augment(config, info),
+            augment=create_augment(
+                config.augment,
+                mean=info.mean,
+                std=info.std,
+                num_classes=info.num_classes,
+                label_smoothing=config.train.label_smoothing,
+            ),
             accumulation_steps=config.train.accumulation_steps,
             ema_decay=config.train.ema_decay,
             skip_nonfinite=config.train.on_nonfinite == "skip",
@@ -212,7 +218,7 @@ def train_step(
     device = lax.axis_index(axis_name)
     key = augment_key(seed, state.step)
     images, targets = augment(key, device, batch["image"], batch["label"], batch["mask"])
-    dropout_key = jax.random.fold_in(_step_key(seed, state.step, "dropout"), device)
+    dropout_key = jax.random.fold_in(step_key(seed, state.step, "dropout"), device)
     examples = {"image": images, "label": batch["label"], "mask": batch["mask"]}
     if targets is not None:
         examples["target"] = targets
@@ -304,13 +310,7 @@ def _gradients(
 
 def augment_key(seed: int, step: jax.Array) -> jax.Array:
     """Returns the key that augments the batch of a step, the same on all devices."""
-    return _step_key(seed, step, "augment")
-
-
-def _step_key(seed: int, step: jax.Array, use: str) -> jax.Array:
-    # One stream a use; the parameters are drawn from the seed's own key.
-    stream = jax.random.fold_in(jax.random.key(seed), zlib.crc32(use.encode()))
-    return jax.random.fold_in(stream, step)
+    return step_key(seed, step, "augment")
 
 
 def _moving_average(

@@ -66,7 +66,6 @@ class CommandLines:
 def _serve() -> None:
     sys.dont_write_bytecode = True  # a recipe's folder is to stay as it is
     # What takes long to import, and starts no thread by that.
-    import jaxcifar.data.cifar_archives
     import orbax.checkpoint  # noqa: F401
     import sklearn.datasets  # noqa: F401
     import tensorflow_datasets  # noqa: F401

@@ -355,10 +355,3 @@ def durations(config: ConfigDict, train_size: int) -> Durations:
                 f"the schedule, step {result.length}"
             )
     return result
-
-
-def uses_device_pipeline(config: ConfigDict) -> bool:
-    """Returns whether the training images lie on the device."""
-    if config.dataset.pipeline == "auto":
-        return config.dataset.name != "image_folder"
-    return config.dataset.pipeline == "device"

@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxcifar import errors
-from jaxcifar.config import default, durations, uses_device_pipeline
+from jaxcifar.config import default, durations
 from jaxcifar.errors import InputError
 
 
@@ -34,7 +34,7 @@ def validate(config: ConfigDict) -> None:
             raise InputError(
                 f"model.{field} = {config.model[field]!r} has no effect on {config.model.name}"
             )
-    if config.dataset.name == "image_folder" and uses_device_pipeline(config):
+    if config.dataset.name == "image_folder" and _uses_device_pipeline(config):
         raise InputError(
             "dataset.pipeline = 'device': a folder of images does not fit; allowed is auto or tf"
         )
@@ -81,6 +81,12 @@ def validate(config: ConfigDict) -> None:
             )
     models.from_config(config, info.num_classes)
     durations(config, info.train_size - config.dataset.validation_size)
+
+
+def _uses_device_pipeline(config: ConfigDict) -> bool:
+    from jaxcifar.data import datasets  # here for the same reason
+
+    return datasets.uses_device_pipeline(config.dataset)
 
 
 def check_field(path: str) -> None:
@@ -316,9 +322,9 @@ _USED_WITH: dict[str, _Use] = {
     "dataset.labels": _is("dataset.name", "cifar100"),
     "augment.alternating_flip": (
         "the device pipeline and pipeline.horizontal_flip",
-        lambda config: uses_device_pipeline(config) and config.augment.horizontal_flip,
+        lambda config: _uses_device_pipeline(config) and config.augment.horizontal_flip,
     ),
-    "train.steps_per_call": ("the device pipeline", lambda config: uses_device_pipeline(config)),
+    "train.steps_per_call": ("the device pipeline", _uses_device_pipeline),
     "dataset.image_size": _is("dataset.name", "image_folder"),
     "dataset.on_bad_image": _is("dataset.name", "image_folder"),
     "dataset.validation_seed": _VALIDATES,

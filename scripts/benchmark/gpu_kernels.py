@@ -76,6 +76,7 @@ def compile_training(model: str, batch_size: int, precision: str) -> jax.stages.
     split = Split(
         np.zeros((info.train_size, *info.image_shape), np.uint8),
         np.zeros(info.train_size, np.int32),
+        on_device=True,
     )
     with mock.patch.object(devices, "map_train_step", lambda step, in_axes: step):
         feed = create_feed(

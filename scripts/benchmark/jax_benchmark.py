@@ -58,7 +58,7 @@ class Worker:
         self.config = _config(model, batch_size, precision)
         with np.load(data) as arrays:
             self.splits = {
-                name: Split(arrays[f"{name}_images"], arrays[f"{name}_labels"])
+                name: Split(arrays[f"{name}_images"], arrays[f"{name}_labels"], on_device=True)
                 for name in ("train", "test")
             }
         info, train = datasets.info(self.config.dataset), self.splits["train"]
@@ -123,7 +123,7 @@ class Worker:
         feed = create_feed(
             config,
             self.program,
-            self.splits["train"],
+            self.splits["train"]._replace(on_device=pipeline == "device"),
             first_step=0,
             num_steps=_LENGTH,
             next_due=lambda step: _LENGTH,

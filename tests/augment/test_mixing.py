@@ -11,7 +11,7 @@ from scipy import stats
 
 from jaxcifar.augment import mixing
 
-ORDER = np.array([2, 3, 4, 5, 1, 0])  # nobody is its own partner
+ORDER = np.array([2, 3, 4, 5, 1, 0])  # no image is its own partner
 TARGETS = jnp.eye(6)
 SWAP = np.array([1, 0])
 MIXUPS = jax.jit(jax.vmap(mixing.mixup, (0, None, None, None, None)))
@@ -26,7 +26,7 @@ def images():
 
 @pytest.fixture
 def quick_beta(monkeypatch):
-    # Of 2 n - 1 uniform numbers the n-th has Beta(n, n), and compiles in a fraction of the time.
+    # The n-th of 2 n - 1 sorted uniform numbers has Beta(n, n), and compiles much faster.
     def beta(key, a, b):
         assert a == b and a in (1, 2)
         return jnp.sort(jax.random.uniform(key, (2 * int(a) - 1,)))[int(a) - 1]
@@ -39,7 +39,7 @@ def keys(size, seed=0):
 
 
 def check(found, chances):
-    """Every outcome is as frequent as its chance says, to five standard deviations."""
+    """Checks the frequency of every outcome to five standard deviations."""
     size = found.total()
     assert sum(chances.values()) == pytest.approx(1)
     assert found.keys() <= {outcome for outcome, chance in chances.items() if chance > 0}
@@ -49,7 +49,7 @@ def check(found, chances):
 
 
 def partners(targets):
-    """The permutation that mixed one-hot targets of as many classes as images [B, B]."""
+    """Returns the permutation that mixed one-hot targets [B, B], with as many classes as images."""
     others = np.where(np.eye(len(targets), dtype=bool), 0, targets)
     order = np.where(others.max(1) > 0, others.argmax(1), np.arange(len(targets)))
     assert (np.sort(order) == np.arange(len(targets))).all()
@@ -198,7 +198,7 @@ def test_a_batch_that_is_not_mixed_is_untouched(images, quick_beta):
 
 
 @pytest.mark.parametrize("settings", [MIXUP, CUTMIX], ids=["mixup", "cutmix"])
-def test_what_is_no_example_is_mixed_into_none(images, quick_beta, settings):
+def test_padding_is_mixed_into_no_example(images, quick_beta, settings):
     mask = np.arange(12) % 3 > 0
     images, eye = jnp.concatenate([images, images + 10]), jnp.eye(12)
     several = keys(20, seed=3)
