@@ -30,6 +30,8 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+from jaxcifar.errors import InputError
+
 _XLA_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _XLA_SETTING = f"{_XLA_FLAG}=-INDIVIDUAL_CONVOLUTION"
 # Huge pages; all memory in one heap rather than in separate mappings; and none of it returned.
@@ -132,10 +134,20 @@ def import_tensorflow() -> ModuleType:
     """Returns TensorFlow, kept quiet and off the GPUs; the first call takes some ten seconds.
 
     It feeds data and writes events here, for which oneDNN has no use but a line of log.
+
+    Raises:
+      InputError: if TensorFlow, an optional dependency, cannot be imported.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    import tensorflow as tf
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise InputError(
+            "TensorFlow, which dataset.pipeline = 'tf', dataset.name = 'image_folder' and "
+            f"log.tensorboard need, cannot be imported ({error}). Install it with\n"
+            "  pip install 'jaxcifar[tf]'"
+        ) from error
 
     tf.config.set_visible_devices([], "GPU")  # it would take all of their memory
     return tf

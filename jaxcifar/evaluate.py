@@ -150,8 +150,8 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
     """Evaluates a checkpoint of the run in `workdir`, chosen by `config.eval.checkpoint`.
 
     Prints the scalar metrics of each split except the training split, and the accuracy of each
-    class if there are at most 20. Writes the step and, by split, the scalars and `metrics.details` to
-    `evaluation.json`; with `config.eval.predictions` also every image's logits, see
+    class if there are at most 20. Writes the step and, by split, the scalars and `metrics.details`
+    to `evaluation.json`; with `config.eval.predictions` also every image's logits, see
     `Evaluator.predictions`, to `predictions.npz`.
 
     Returns:

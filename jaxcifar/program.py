@@ -12,7 +12,8 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxcifar import models
-from jaxcifar.augment.pipeline import create_augment, normalize
+from jaxcifar.augment.basic import normalize
+from jaxcifar.augment.pipeline import create_augment
 from jaxcifar.config import Durations
 from jaxcifar.data.split import Batch, DatasetInfo
 from jaxcifar.devices import AXIS
@@ -87,7 +88,13 @@ def create_program(
             model=model,
             optimizer=optimizer,
             learning_rate=learning_rate,
-            augment=create_augment(config, info),
+            augment=create_augment(
+                config.augment,
+                mean=info.mean,
+                std=info.std,
+                num_classes=info.num_classes,
+                label_smoothing=train.label_smoothing,
+            ),
             seed=train.seed,
             axis_name=AXIS,
             accumulation_steps=train.accumulation_steps,

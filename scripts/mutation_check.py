@@ -136,8 +136,8 @@ _ALL = [
     Mutation(
         "order changed",
         "data/device_pipeline.py",
-        '_stream(seed, "order")',
-        '_stream(seed, "crop")',
+        'stream(seed, "order")',
+        'stream(seed, "crop")',
         "data/test_positions.py::test_the_device_pipeline_is_the_same_however_it_is_divided",
     ),
     Mutation(
@@ -157,8 +157,8 @@ _ALL = [
     Mutation(
         "erasing tied to cutout",
         "augment/pipeline.py",
-        "keys(2)",
-        "keys(1)",
+        "keys(_ERASING)",
+        "keys(_CUTOUT)",
         "augment/test_pipeline.py::test_every_augmentation_has_a_key_of_its_own",
     ),
     Mutation(
@@ -184,9 +184,9 @@ _ALL = [
     ),
     Mutation(
         "labels left out of the fingerprint",
-        "data/datasets.py",
-        "for array in self:",
-        "for array in self[:1]:",
+        "data/split.py",
+        "for array in (self.images, self.labels):",
+        "for array in (self.images,):",
         "resilience/test_manifest.py::test_fingerprints_see_pixels_labels_order_and_shape",
     ),
 ]

@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 
 from jaxcifar import devices
-from jaxcifar.augment import pipeline
+from jaxcifar.augment import basic
 from jaxcifar.config import default, durations
 from jaxcifar.config.validation import validate
 from jaxcifar.data import datasets
@@ -39,7 +39,7 @@ def batch(size=8, shape=(4, 4, 3), classes=3, seed=0):
 def test_normalized_images_have_mean_zero_and_deviation_one():
     images = np.random.RandomState(0).randint(0, 256, (64, 8, 8, 3), np.uint8)
     pixels = images.reshape(-1, 3) / 255
-    result = pipeline.normalize(jnp.array(images), tuple(pixels.mean(0)), tuple(pixels.std(0)))
+    result = basic.normalize(jnp.array(images), tuple(pixels.mean(0)), tuple(pixels.std(0)))
     assert result.dtype == jnp.float32
     np.testing.assert_allclose(result.mean((0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(result.std((0, 1, 2)), 1, rtol=1e-5)
@@ -53,7 +53,7 @@ def linear_step(data, num_devices=2, optimizer=None, state_fields=(), **fields):
     state = create_state(model, optimizer, (4, 4, 3), seed=0, **dict(state_fields))
 
     def normalize(key, device, images, labels, mask):
-        return pipeline.normalize(images, (0.5,) * 3, (0.25,) * 3), None
+        return basic.normalize(images, (0.5,) * 3, (0.25,) * 3), None
 
     step = jax.pmap(
         TrainStep(

@@ -1,4 +1,4 @@
-"""MixUp and CutMix: batches whose images and targets are mixed in pairs."""
+"""MixUp and CutMix: mixing the images and targets of a batch in pairs."""
 
 import jax
 import jax.numpy as jnp
@@ -16,21 +16,22 @@ def mix(
     probability: float,
     cutmix_share: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the images and targets of a device's share of a batch, mixed or as they are.
+    """Returns the images and targets of a device's share of a batch, mixed or unchanged.
 
-    One draw for the whole batch says whether it is mixed, by which of the two, and how much; the
-    partners are a permutation of the device's share. A pair of which one is no example stays apart.
+    One draw for the global batch decides whether it is mixed, by which of the two methods, and how
+    strongly; the partners are a permutation of the device's share. A pair is not mixed if one of
+    the two is not an example.
 
     Args:
-      key: the same on all devices.
+      key: key of the step, the same on all devices.
       device: index of the device.
       images: float [B, H, W, C].
       targets: float [B, classes].
-      mask: bool [B], whether there is an example; None if there always is.
-      mixup_alpha, cutmix_alpha: of the two beta distributions; 0 leaves the method out, and at
-        least one is above 0.
-      probability: that a batch is mixed.
-      cutmix_share: of the mixed batches that CutMix has, if both methods are on.
+      mask: bool [B], True where there is an example; None if there is one everywhere.
+      mixup_alpha, cutmix_alpha: parameters of the two beta distributions; 0 disables the method,
+        and at least one is above 0.
+      probability: probability that a batch is mixed.
+      cutmix_share: share of the mixed batches that CutMix mixes, if both methods are enabled.
     """
     # fold_in(key, i) is split(key)[i]: the partners need a key of their own to fold in.
     mixed, which, draw, partners = jax.random.split(key, 4)
@@ -63,9 +64,9 @@ def cutmix(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns images [B, H, W, C] with a box from their partners, and targets mixed by its area.
 
-    Yun et al. 2019, "CutMix", section 3.1 and algorithm 1: the box has about 1 - lambda of the
-    area, lambda from Beta(alpha, alpha), and its centre is any pixel. What lies outside the image
-    is cut off, and the targets have the share of pixels that is really left.
+    Yun et al. 2019, "CutMix", section 3.1 and algorithm 1: the box covers about 1 - lambda of the
+    area, lambda from Beta(alpha, alpha), and its centre is any pixel. The part outside the image is
+    cut off, and the targets are weighted by the share of pixels actually replaced.
     """
     height, width = images.shape[1:3]
     beta, centre = jax.random.split(key)

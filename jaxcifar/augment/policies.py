@@ -1,82 +1,27 @@
-"""Augmentation policies: each returns a function (key, image) -> image of one uint8 [H, W, C].
+"""Augmentation policies: AutoAugment, RandAugment, TrivialAugment and albumentations' groups.
 
-To be vmapped in a jitted step. They hold no state: the same key and image give the same result.
+Each function here returns a policy, a pure function (key, image) -> image of one uint8 [H, W, C],
+to be vmapped inside the compiled step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcifar.augment import image_ops
-from jaxcifar.augment.image_ops import Fill, Operation
+from jaxcifar.augment import opencv_ops, pillow_ops
+from jaxcifar.augment.autoaugment_tables import AUTO_AUGMENT
+from jaxcifar.augment.pillow_ops import Fill, Operation
 from jaxcifar.errors import InputError, unknown
 
 Policy = Callable[[jax.Array, jax.Array], jax.Array]
 Groups = Sequence[tuple[float, Sequence[tuple[str, float]]]]
 
-# Sub-policies: two times (operation, probability, magnitude 0 to 9), AutoAugment's tables 7 and 9.
-AUTO_AUGMENT = {
-    "cifar10": (
-        (("Invert", 0.1, 7), ("Contrast", 0.2, 6)),
-        (("Rotate", 0.7, 2), ("TranslateX", 0.3, 9)),
-        (("Sharpness", 0.8, 1), ("Sharpness", 0.9, 3)),
-        (("ShearY", 0.5, 8), ("TranslateY", 0.7, 9)),
-        (("AutoContrast", 0.5, 8), ("Equalize", 0.9, 2)),
-        (("ShearY", 0.2, 7), ("Posterize", 0.3, 7)),
-        (("Color", 0.4, 3), ("Brightness", 0.6, 7)),
-        (("Sharpness", 0.3, 9), ("Brightness", 0.7, 9)),
-        (("Equalize", 0.6, 5), ("Equalize", 0.5, 1)),
-        (("Contrast", 0.6, 7), ("Sharpness", 0.6, 5)),
-        (("Color", 0.7, 7), ("TranslateX", 0.5, 8)),
-        (("Equalize", 0.3, 7), ("AutoContrast", 0.4, 8)),
-        (("TranslateY", 0.4, 3), ("Sharpness", 0.2, 6)),
-        (("Brightness", 0.9, 6), ("Color", 0.2, 8)),
-        (("Solarize", 0.5, 2), ("Invert", 0.0, 3)),
-        (("Equalize", 0.2, 0), ("AutoContrast", 0.6, 0)),
-        (("Equalize", 0.2, 8), ("Equalize", 0.6, 4)),
-        (("Color", 0.9, 9), ("Equalize", 0.6, 6)),
-        (("AutoContrast", 0.8, 4), ("Solarize", 0.2, 8)),
-        (("Brightness", 0.1, 3), ("Color", 0.7, 0)),
-        (("Solarize", 0.4, 5), ("AutoContrast", 0.9, 3)),
-        (("TranslateY", 0.9, 9), ("TranslateY", 0.7, 9)),
-        (("AutoContrast", 0.9, 2), ("Solarize", 0.8, 3)),
-        (("Equalize", 0.8, 8), ("Invert", 0.1, 3)),
-        (("TranslateY", 0.7, 9), ("AutoContrast", 0.9, 1)),
-    ),
-    "imagenet": (
-        (("Posterize", 0.4, 8), ("Rotate", 0.6, 9)),
-        (("Solarize", 0.6, 5), ("AutoContrast", 0.6, 5)),
-        (("Equalize", 0.8, 8), ("Equalize", 0.6, 3)),
-        (("Posterize", 0.6, 7), ("Posterize", 0.6, 6)),
-        (("Equalize", 0.4, 7), ("Solarize", 0.2, 4)),
-        (("Equalize", 0.4, 4), ("Rotate", 0.8, 8)),
-        (("Solarize", 0.6, 3), ("Equalize", 0.6, 7)),
-        (("Posterize", 0.8, 5), ("Equalize", 1.0, 2)),
-        (("Rotate", 0.2, 3), ("Solarize", 0.6, 8)),
-        (("Equalize", 0.6, 8), ("Posterize", 0.4, 6)),
-        (("Rotate", 0.8, 8), ("Color", 0.4, 0)),
-        (("Rotate", 0.4, 9), ("Equalize", 0.6, 2)),
-        (("Equalize", 0.0, 7), ("Equalize", 0.8, 8)),
-        (("Invert", 0.6, 4), ("Equalize", 1.0, 8)),
-        (("Color", 0.6, 4), ("Contrast", 1.0, 8)),
-        (("Rotate", 0.8, 8), ("Color", 1.0, 2)),
-        (("Color", 0.8, 8), ("Solarize", 0.8, 7)),
-        (("Sharpness", 0.4, 7), ("Invert", 0.6, 8)),
-        (("ShearX", 0.6, 5), ("Equalize", 1.0, 9)),
-        (("Color", 0.4, 0), ("Equalize", 0.6, 3)),
-        (("Equalize", 0.4, 7), ("Solarize", 0.2, 4)),
-        (("Solarize", 0.6, 5), ("AutoContrast", 0.6, 5)),
-        (("Invert", 0.6, 4), ("Equalize", 1.0, 8)),
-        (("Color", 0.6, 4), ("Contrast", 1.0, 8)),
-        (("Equalize", 0.8, 8), ("Equalize", 0.6, 3)),
-    ),
-}
-# The operations among which RandAugment and TrivialAugment choose.
-UNIFORM = tuple(name for name in image_ops.OPERATIONS if name != "Invert")
-# Those that are turned around, or made weaker instead of stronger, half of the time.
+# The operations that RandAugment and TrivialAugment choose from.
+UNIFORM = tuple(name for name in pillow_ops.OPERATIONS if name != "Invert")
+# The operations whose magnitude is negated half of the time.
 SIGNED = {"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"}
 SIGNED |= {"Brightness", "Contrast", "Color", "Sharpness"}
 
@@ -87,17 +32,17 @@ DEFAULT_GROUPS = (
 
 
 def auto_augment(policy: str = "cifar10", fill: Fill = 0) -> Policy:
-    """AutoAugment (Cubuk et al., 2019): one sub-policy of 25, each of its two operations by chance.
+    """AutoAugment (Cubuk et al., 2019): one of 25 sub-policies, of two operations.
 
-    The bins' magnitudes are torchvision's. Unlike in the paper, the sign of an enhancement is drawn
-    too, so that its factors lie on both sides of 1.
+    Each of the two acts with its own probability. The bins' magnitudes are torchvision's. Unlike in
+    the paper, the sign of an enhancement is drawn too, so that factors are on both sides of 1.
 
     Args:
-      policy: "cifar10" or "imagenet", the data set on which it was found.
-      fill: grey level of what comes from outside the image, or one for each channel.
+      policy: "cifar10" or "imagenet", the data set that the policy was found on.
+      fill: grey level of pixels from outside the image, or one level per channel.
 
     Raises:
-      InputError: there is no such policy, or `fill` is impossible.
+      InputError: if there is no such policy, or `fill` is invalid.
     """
     if policy not in AUTO_AUGMENT:
         raise unknown("AutoAugment policy", policy, AUTO_AUGMENT)
@@ -114,29 +59,28 @@ def auto_augment(policy: str = "cifar10", fill: Fill = 0) -> Policy:
         acts = jax.random.uniform(chance, (2,)) < jnp.array(probabilities)[step]
         sign = jax.random.randint(sign, (2,), 0, 2)
         for index in 2 * jnp.where(acts, step, len(steps)) + sign:
-            image = image_ops.apply_operation(image, _row(rows, index), fill)
+            image = pillow_ops.apply_operation(image, _row(rows, index), fill)
         return image
 
     return augment
 
 
 def rand_augment(num_ops: int = 2, magnitude: int = 9, fill: Fill = 0) -> Policy:
-    """RandAugment (Cubuk et al., 2020): `num_ops` operations drawn from 14, all of one magnitude.
+    """RandAugment (Cubuk et al., 2020): `num_ops` of 14 operations, all of one magnitude.
 
     Args:
-      num_ops: 1 or more; the paper's N.
-      magnitude: 0 to 30, torchvision's bin of 31; 30 is the end of AutoAugment's ranges. The
-        paper's M, and timm's, reaches that end at 10, and goes beyond: multiply it by 3. These bins
-        have the advantage that none is out of range.
-      fill: grey level of what comes from outside the image, or one for each channel.
+      num_ops: number of operations per image, 1 or more; the paper's N.
+      magnitude: 0 to 30, as torchvision's 31 bins; 30 is the end of AutoAugment's ranges. The
+        paper's M, and timm's, reaches that end at 10 and exceeds it above: multiply it by 3.
+      fill: grey level of pixels from outside the image, or one level per channel.
 
     Raises:
-      InputError: an argument is impossible.
+      InputError: if an argument is invalid.
     """
     if isinstance(num_ops, bool) or not isinstance(num_ops, int) or num_ops < 1:
-        raise InputError(f"num_ops is {num_ops!r}; allowed: whole numbers from 1")
+        raise InputError(f"num_ops is {num_ops!r}; it must be a whole number of 1 or more")
     if isinstance(magnitude, bool) or magnitude not in range(31):
-        raise InputError(f"magnitude is {magnitude!r}; allowed: whole numbers from 0 to 30")
+        raise InputError(f"magnitude is {magnitude!r}; it must be a whole number from 0 to 30")
     _check_fill(fill)
 
     def augment(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -146,7 +90,7 @@ def rand_augment(num_ops: int = 2, magnitude: int = 9, fill: Fill = 0) -> Policy
             for name in UNIFORM
         )
         for index in jax.random.randint(key, (num_ops,), 0, 2 * len(UNIFORM)):
-            image = image_ops.apply_operation(image, _row(rows, index), fill)
+            image = pillow_ops.apply_operation(image, _row(rows, index), fill)
         return image
 
     return augment
@@ -156,10 +100,10 @@ def trivial_augment_wide(fill: Fill = 0) -> Policy:
     """TrivialAugment (Mueller and Hutter, 2021) in its wide space: one operation, 31 magnitudes.
 
     Args:
-      fill: grey level of what comes from outside the image, or one for each channel.
+      fill: grey level of pixels from outside the image, or one level per channel.
 
     Raises:
-      InputError: `fill` is impossible.
+      InputError: if `fill` is invalid.
     """
     _check_fill(fill)
 
@@ -171,41 +115,41 @@ def trivial_augment_wide(fill: Fill = 0) -> Policy:
             for bin in range(31)
         )
         index = jax.random.randint(key, (), 0, 2 * 31 * len(UNIFORM))
-        return image_ops.apply_operation(image, _row(rows, index), fill)
+        return pillow_ops.apply_operation(image, _row(rows, index), fill)
 
     return augment
 
 
 def _magnitude(name: str, bin: int, last: int, height: int, width: int) -> float:
     """The magnitude of bins 0 to `last` on [H, W] images, by AutoAugment's table 6."""
-    # Translations are of 150 pixels in the 331 on which the paper searched.
-    most = {"TranslateX": 150 / 331 * width, "TranslateY": 150 / 331 * height, "Rotate": 30}
-    most |= {"ShearX": 0.3, "ShearY": 0.3, "Posterize": 4}
-    return _bin(name, bin, last, most.get(name, 0.9))
+    # The paper searched on images of 331 pixels, with translations of up to 150.
+    ends = {"TranslateX": 150 / 331 * width, "TranslateY": 150 / 331 * height, "Rotate": 30}
+    ends |= {"ShearX": 0.3, "ShearY": 0.3, "Posterize": 4}
+    return _bin(name, bin, last, ends.get(name, 0.9))
 
 
 def _wide_magnitude(name: str, bin: int) -> float:
     """The magnitude of bins 0 to 30 in TrivialAugment's wide space."""
-    most = {"TranslateX": 32, "TranslateY": 32, "Rotate": 135, "Posterize": 6}
-    return _bin(name, bin, 30, most.get(name, 0.99))
+    ends = {"TranslateX": 32, "TranslateY": 32, "Rotate": 135, "Posterize": 6}
+    return _bin(name, bin, 30, ends.get(name, 0.99))
 
 
-def _bin(name: str, bin: int, last: int, most: float) -> float:
+def _bin(name: str, bin: int, last: int, end: float) -> float:
     if name == "Posterize":
-        return 8 - round(most * bin / last)
+        return 8 - round(end * bin / last)
     if name == "Solarize":
         return 255 - 255 * bin / last
-    return most * bin / last
+    return end * bin / last
 
 
 def _signed(name: str, magnitude: float, height: int, width: int) -> list[Operation]:
-    """Both signs of an operation, or the same twice where it has none."""
+    """Returns an operation with both signs, or twice the same if it has none."""
     other = -magnitude if name in SIGNED else magnitude
-    return [image_ops.operation(name, m, height, width) for m in (magnitude, other)]
+    return [pillow_ops.operation(name, m, height, width) for m in (magnitude, other)]
 
 
-def _stack(pairs) -> Operation:
-    """Pairs of operations as one, with rows of numbers."""
+def _stack(pairs: Iterable[Sequence[Operation]]) -> Operation:
+    """Stacks pairs of operations to one, whose numbers are rows."""
     return jax.tree.map(lambda *rows: np.stack(rows), *(row for pair in pairs for row in pair))
 
 
@@ -214,29 +158,29 @@ def _row(rows: Operation, index: jax.Array) -> Operation:
 
 
 def one_of_groups(groups: Groups = DEFAULT_GROUPS, fill: Fill = 0) -> Policy:
-    """Groups one after another, each acting by chance and then by exactly one of its members.
+    """Groups of operations: each acts with some probability, by exactly one of its members.
 
     As albumentations' Compose of OneOf. Members are those of `MEMBERS`, with the defaults of
-    albumentations 1.3 but for elastic_transform.
+    albumentations 1.3 except for elastic_transform.
 
     Args:
       groups: ((probability, ((name, weight), ...)), ...): a group acts with its probability, and
-        then each member with a chance in proportion to its weight.
-      fill: grey level of dropped pixels, or one for each channel.
+        then one member is drawn with a probability proportional to its weight.
+      fill: grey level of dropped pixels, or one level per channel.
 
     Raises:
-      InputError: there is no such member, or a probability, a weight or `fill` is impossible.
+      InputError: if there is no such member, or a probability, a weight or `fill` is invalid.
     """
     for probability, members in groups:
         if not 0 <= probability <= 1:
-            raise InputError(f"a group's probability is {probability!r}; allowed: from 0 to 1")
+            raise InputError(f"a group's probability is {probability!r}; it must be from 0 to 1")
         for name, weight in members:
             if name not in MEMBERS:
                 raise unknown("member of a group", name, MEMBERS)
             if not 0 <= weight < float("inf"):
-                raise InputError(f"the weight of {name} is {weight!r}; allowed: from 0")
+                raise InputError(f"the weight of {name} is {weight!r}; it must be 0 or more")
         if not sum(weight for _, weight in members) > 0:
-            raise InputError("a group has no weights; allowed: a sum above 0")
+            raise InputError("a group's weights are all 0; at least one must be above 0")
     _check_fill(fill)
 
     def augment(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -255,7 +199,7 @@ def one_of_groups(groups: Groups = DEFAULT_GROUPS, fill: Fill = 0) -> Policy:
 def _color_jitter(key: jax.Array, image: jax.Array, fill: Fill) -> jax.Array:
     random = jax.random.uniform(key, (8,))
     factors, hue = 0.8 + 0.4 * random[:3], -0.2 + 0.4 * random[3]
-    return image_ops.color_jitter(image, factors, hue, jnp.argsort(random[4:]))
+    return opencv_ops.color_jitter(image, factors, hue, jnp.argsort(random[4:]))
 
 
 def _coarse_dropout(key: jax.Array, image: jax.Array, fill: Fill) -> jax.Array:
@@ -263,25 +207,25 @@ def _coarse_dropout(key: jax.Array, image: jax.Array, fill: Fill) -> jax.Array:
     hole = min(8, height), min(8, width)
     last = jnp.array([height - hole[0], width - hole[1]])
     corners = jax.random.randint(key, (8, 2), 0, last + 1)
-    return image_ops.coarse_dropout(image, corners, *hole, fill)
+    return opencv_ops.coarse_dropout(image, corners, *hole, fill)
 
 
 def _grid_distortion(key: jax.Array, image: jax.Array, fill: Fill) -> jax.Array:
     steps = jax.random.uniform(key, (2, 6), minval=0.7, maxval=1.3)
-    return image_ops.grid_distortion(image, steps[0], steps[1])
+    return opencv_ops.grid_distortion(image, steps[0], steps[1])
 
 
 def _elastic_transform(key: jax.Array, image: jax.Array, fill: Fill) -> jax.Array:
     noise = jax.random.uniform(key, (2, *image.shape[:2]), minval=-1.0, maxval=1.0)
     # Simard's values, for images of 29x29, shift by 1.4 pixels (root mean square) along each axis.
-    # By albumentations' alpha of 1 and sigma of 50 no pixel of a small image would move.
-    return image_ops.elastic_transform(image, noise, alpha=34.0, sigma=4.0)
+    # With albumentations' alpha of 1 and sigma of 50, no pixel of a small image would move.
+    return opencv_ops.elastic_transform(image, noise, alpha=34.0, sigma=4.0)
 
 
 MEMBERS = {
     "color_jitter": _color_jitter,
-    "to_gray": lambda key, image, fill: image_ops.greyscale(image),
-    "clahe": lambda key, image, fill: image_ops.clahe(image, jax.random.uniform(key) * 3 + 1),
+    "to_gray": lambda key, image, fill: pillow_ops.greyscale(image),
+    "clahe": lambda key, image, fill: opencv_ops.clahe(image, jax.random.uniform(key) * 3 + 1),
     "coarse_dropout": _coarse_dropout,
     "grid_distortion": _grid_distortion,
     "elastic_transform": _elastic_transform,
@@ -290,4 +234,6 @@ MEMBERS = {
 
 def _check_fill(fill: Fill) -> None:
     if not all(level in range(256) for level in np.ravel(fill).tolist()):
-        raise InputError(f"fill is {fill!r}; allowed: whole numbers from 0 to 255")
+        raise InputError(
+            f"fill is {fill!r}; it must be a whole number from 0 to 255, or one per channel"
+        )

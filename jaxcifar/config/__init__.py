@@ -4,8 +4,6 @@ A recipe (a file of `configs/`) takes `default()` and sets what differs. `jaxcif
 docs/config.md list all fields.
 """
 
-from ml_collections import ConfigDict
-
 from jaxcifar.config.durations import Due, Durations, durations
 from jaxcifar.config.fields import FIELDS, RESUME
 from jaxcifar.config.structure import default
@@ -19,13 +17,5 @@ __all__ = [
     "default",
     "durations",
     "split_argument",
-    "uses_device_pipeline",
     "with_variant",
 ]
-
-
-def uses_device_pipeline(config: ConfigDict) -> bool:
-    """Returns whether the training images are kept in device memory."""
-    if config.dataset.pipeline == "auto":
-        return config.dataset.name != "image_folder"
-    return config.dataset.pipeline == "device"

@@ -1,18 +1,13 @@
-"""Batches of any data set, by the pipeline that fits it.
-
-A batch is {"image": uint8 [B, H, W, C], "label": int32 [B], "mask": bool [B]}; where the mask is
-False there is no example.
-"""
+"""Batches made on the host by tf.data, for data sets in memory and folders of images."""
 
 from collections.abc import Iterator
 
 import jax
 from ml_collections import ConfigDict
 
-from jaxcifar.data import host_pipeline, image_folder
-from jaxcifar.data.datasets import Split
+from jaxcifar.data import folder_pipeline, host_pipeline
 from jaxcifar.data.image_folder import FolderSplit
-from jaxcifar.data.streams import Batch
+from jaxcifar.data.split import Batch, Split
 
 
 def train_batches(
@@ -22,9 +17,9 @@ def train_batches(
 
     Args:
       split: the training images.
-      config: see `config.default`.
-      first_step: the number of steps done before.
-      num_steps: the step to end before.
+      config: a whole config, see `config.default`.
+      first_step: number of steps already trained.
+      num_steps: total number of steps.
     """
     common = {
         "batch_size": config.train.batch_size,
@@ -35,7 +30,7 @@ def train_batches(
         "num_processes": jax.process_count(),
     }
     if isinstance(split, FolderSplit):
-        return image_folder.train_batches(
+        return folder_pipeline.train_batches(
             split,
             **common,
             image_size=config.dataset.image_size,
@@ -53,8 +48,8 @@ def eval_batches(
 
     Args:
       split: the images.
-      config: see `config.default`.
-      batch_size: over all processes; a multiple of the number of devices.
+      config: a whole config, see `config.default`.
+      batch_size: size of the global batch; a multiple of the number of devices.
     """
     common = {
         "batch_size": batch_size,
@@ -62,7 +57,7 @@ def eval_batches(
         "num_processes": jax.process_count(),
     }
     if isinstance(split, FolderSplit):
-        return image_folder.eval_batches(
+        return folder_pipeline.eval_batches(
             split,
             **common,
             image_size=config.dataset.image_size,

@@ -1,40 +1,37 @@
-"""Batches from a split that lies on every device, made inside the compiled step.
+"""Batches from a copy of a split on every device, made inside the compiled step.
 
-A batch has the form of those of `batches`, in another order and by other draws. It follows from
+A batch has the form of those of `host_pipeline`, but other draws and another order. It follows from
 (seed, step) alone: epoch e of N examples is a permutation of them at positions e * N to
-(e + 1) * N - 1, and the batch of step s takes the B positions from s * B. Nothing but positions
-crosses from the host. No TensorFlow is needed.
+(e + 1) * N - 1, and the batch of step s takes the B positions from s * B on. Only positions cross
+from the host. TensorFlow is not needed.
 """
 
-import zlib
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from ml_collections import ConfigDict
 
-from jaxcifar.augment import pipeline
-from jaxcifar.data.datasets import Split
-
-Batch = dict[str, jax.Array]
+from jaxcifar.augment import basic
+from jaxcifar.data.split import Batch, Split
+from jaxcifar.data.streams import stream
 
 
 class Resident(NamedTuple):
-    """A split on a device: `images` uint8 [N, H, W, C] and `labels` int32 [N]."""
+    """The arrays of a split on a device: `images` uint8 [N, H, W, C] and `labels` int32 [N]."""
 
     images: jax.Array
     labels: jax.Array
 
 
 class Position(NamedTuple):
-    """Where training is, in numbers that no run makes too large for int32.
+    """A position in training, in numbers that stay within int32 however long a run is.
 
     Attributes:
-      epoch: the first of those whose permutations are at hand.
-      first: the position within that epoch of the next step's first example.
+      epoch: the first epoch whose permutation is on the device.
+      first: position within that epoch of the next step's first example.
     """
 
     epoch: np.int32
@@ -45,13 +42,13 @@ class Order:
     """The permutations of the epochs that are being read, on one device."""
 
     def __init__(self, seed: int, size: int, batch_size: int, max_steps: int):
-        """Keeps what `at` needs.
+        """Prepares the permutations.
 
         Args:
-          seed: of the permutations.
-          size: N, the number of examples.
-          batch_size: B, over all devices and processes.
-          max_steps: the most steps that are made from one position.
+          seed: the run's seed, which the permutations are drawn from.
+          size: number of examples, N.
+          batch_size: size of the global batch, B.
+          max_steps: largest number of steps that read on from one position.
         """
         self._size, self._batch_size = size, batch_size
         self._rows = 1 + -(-max_steps * batch_size // size)
@@ -59,9 +56,12 @@ class Order:
         self._epoch, self._order = -1, None
 
     def at(self, step: int) -> tuple[jax.Array, bool, Position]:
-        """Returns the examples by position, int32 [rows * N]; whether they are new; the position.
+        """Returns what `train_batch` needs from `step` on.
 
-        The first is that of the position's epoch at position 0.
+        Returns:
+          order: the examples by position, int32 [rows * N], from the start of the position's epoch.
+          changed: whether the order is another than that of the last call.
+          position: the position of the step.
         """
         epoch, first = divmod(step * self._batch_size, self._size)
         changed = epoch != self._epoch
@@ -71,12 +71,8 @@ class Order:
 
 
 def _permutations(seed: int, size: int, rows: int, epoch: jax.Array) -> jax.Array:
-    keys = jax.vmap(partial(jax.random.fold_in, _stream(seed, "order")))(epoch + jnp.arange(rows))
+    keys = jax.vmap(partial(jax.random.fold_in, stream(seed, "order")))(epoch + jnp.arange(rows))
     return jax.vmap(lambda key: jax.random.permutation(key, size))(keys).reshape(-1)
-
-
-def _stream(seed: int, use: str) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(use.encode()))
 
 
 def train_batch(
@@ -93,12 +89,12 @@ def train_batch(
 
     Args:
       split: the training images.
-      order: see `Order.at`.
-      position: of the batch's first example.
-      device: index of the device, of all processes.
-      share: the number of examples.
-      config: the `augment` section.
-      seed: of the crops and mirrors, which follow from the example's place in its epoch.
+      order: the examples by position, see `Order.at`.
+      position: position of the batch's first example.
+      device: index of the device among those of all processes.
+      share: number of examples in the share.
+      config: the config's `augment` section.
+      seed: the run's seed. Crop and mirroring of an example follow from its place in its epoch.
     """
     size = len(split.labels)
     places = position.first + device * share + jnp.arange(share)
@@ -107,33 +103,28 @@ def train_batch(
     images = split.images[index]
     if config.crop_padding or config.horizontal_flip:
         fold = jax.vmap(jax.random.fold_in)
-        keys = jax.vmap(partial(jax.random.fold_in, _stream(seed, "crop")))(epoch)
+        keys = jax.vmap(partial(jax.random.fold_in, stream(seed, "crop")))(epoch)
         crop_keys, flip_keys = jnp.split(jax.vmap(jax.random.split)(fold(keys, place)), 2, axis=1)
         if config.crop_padding:
-            corner = partial(pipeline.crop_corner, padding=config.crop_padding)
-            # Or XLA on a GPU draws it again for every pixel.
-            corners = lax.optimization_barrier(jax.vmap(corner)(crop_keys[:, 0]))
-            crop = partial(pipeline.crop, padding=config.crop_padding)
-            images = jax.vmap(crop)(corners, images)
+            images = basic.random_crop(crop_keys[:, 0], images, config.crop_padding)
         if config.horizontal_flip:
             if config.alternating_flip:
                 # Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds", section 3.6: every other epoch.
-                first = jax.vmap(partial(jax.random.fold_in, _stream(seed, "flip")))(index)
+                first = jax.vmap(partial(jax.random.fold_in, stream(seed, "flip")))(index)
                 mirrored = (jax.vmap(jax.random.bernoulli)(first) + epoch) % 2 == 1
             else:
                 mirrored = jax.vmap(jax.random.bernoulli)(flip_keys[:, 0])
-            mirrored = lax.optimization_barrier(mirrored)
-            images = jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+            images = basic.flip(images, mirrored)
     return {"image": images, "label": split.labels[index], "mask": jnp.ones(share, bool)}
 
 
 def batch_of_step(split: Split, config: ConfigDict, step: int) -> Batch:
-    """Returns the whole training batch of one step, to be looked at.
+    """Returns the global training batch of one step, for inspection.
 
     Args:
       split: the training images.
-      config: see `config.default`.
-      step: from 0.
+      config: a whole config, see `config.default`.
+      step: the step, from 0.
     """
     size, seed = config.train.batch_size, config.train.seed
     order, _, position = Order(seed, split.size, size, max_steps=1).at(step)
@@ -142,13 +133,13 @@ def batch_of_step(split: Split, config: ConfigDict, step: int) -> Batch:
 
 
 def eval_batch(split: Resident, number: jax.Array, device: jax.Array, *, share: int) -> Batch:
-    """Returns a device's share of evaluation batch `number`; copies that fill it have mask False.
+    """Returns a device's share of an evaluation batch; copies that fill it up have mask False.
 
     Args:
       split: the images.
-      number: from 0.
-      device: index of the device, of all processes.
-      share: the number of examples.
+      number: number of the batch, from 0.
+      device: index of the device among those of all processes.
+      share: number of examples in the share.
     """
     index = (number * jax.device_count() + device) * share + jnp.arange(share)
     mask = index < len(split.labels)
@@ -157,5 +148,5 @@ def eval_batch(split: Resident, number: jax.Array, device: jax.Array, *, share: 
 
 
 def as_resident(split: Split) -> Resident:
-    """Returns the arrays that are to lie on the devices."""
+    """Returns the arrays of a split that are to be copied to the devices."""
     return Resident(split.images, split.labels)

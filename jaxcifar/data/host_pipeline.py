@@ -1,20 +1,23 @@
-"""Batches by tf.data, each a function of (seed, step) alone.
+"""Batches of a split in memory, made on the host: tf.data for training, NumPy for evaluation.
 
-A batch is {"image": uint8 [B, H, W, C], "label": int32 [B], "mask": bool [B]}. Training runs
-through an endless row of positions: epoch e is a permutation of the training split at positions
-e * N to (e + 1) * N - 1, and the batch of step s takes the B positions from s * B. So every image
-comes once an epoch, no batch is short, and a run that starts at any step sees what an unbroken one
-would see.
+Each training batch is a function of (seed, step) alone. Training runs through an endless row of
+positions: epoch e is a permutation of the N training images at positions e * N to (e + 1) * N - 1,
+and the batch of step s takes the B positions from s * B on. So every image comes once per epoch, no
+batch is short, and a run that starts at any step sees what an uninterrupted one would see.
 """
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxcifar.data.datasets import Split
-from jaxcifar.data.streams import Batch, random_words, shuffled, stream_key
+from jaxcifar.data.split import Batch, Split
+from jaxcifar.data.streams import random_words, shuffled, stream_key
 from jaxcifar.environment import import_tensorflow
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 def train_batches(
@@ -33,12 +36,13 @@ def train_batches(
     Args:
       split: the training images.
       augment: the config's `augment` section.
-      batch_size: over all processes; a multiple of their number.
-      seed: of the order and the augmentation.
-      first_step: the number of steps done before.
-      num_steps: the step to end before.
-      process, num_processes: process p of P yields slots p * B / P to (p + 1) * B / P - 1 of each
-        batch, which is the same batch for any P.
+      batch_size: size of the global batch, B; a multiple of the number of processes.
+      seed: the run's seed, which the order and the augmentation are drawn from.
+      first_step: number of steps already trained.
+      num_steps: total number of steps.
+      process: index of this process, p.
+      num_processes: number of processes, P. Process p yields slots p * B / P to
+        (p + 1) * B / P - 1 of each batch; the batch itself is the same for any P.
     """
     tf = import_tensorflow()
     share = batch_size // num_processes
@@ -60,8 +64,14 @@ def train_batches(
     return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
-def _crop_and_flip(images, random, augment: ConfigDict):
-    """Pads images [B, H, W, C] with zeros, crops them back and mirrors them by random words."""
+def _crop_and_flip(images: "tf.Tensor", random: "tf.Tensor", augment: ConfigDict) -> "tf.Tensor":
+    """Pads images with zeros, crops them back to their size, and mirrors them.
+
+    Args:
+      images: [B, H, W, C].
+      random: random words, uint32 [B, 4].
+      augment: the config's `augment` section.
+    """
     tf = import_tensorflow()
     padding = augment.crop_padding
     height, width = images.shape[1:3]
@@ -80,8 +90,12 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Yields this process's share of the batches that hold every example of `split` once.
 
-    The last batch is filled with copies of the first example, whose mask is False. All processes
+    The last batch is filled up with copies of the first example, whose mask is False. All processes
     yield the same number of batches, of batch_size / num_processes examples.
+
+    Args:
+      split: the images.
+      batch_size, process, num_processes: as in `train_batches`.
     """
     share = batch_size // num_processes
     for start in range(process * share, split.size + process * share, batch_size):

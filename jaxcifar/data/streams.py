@@ -1,21 +1,51 @@
-"""What is random about a training position, for pipelines by tf.data.
+"""Every random stream of a run: order, augmentation, dropout.
 
-Training runs through an endless row of positions: epoch e of N examples is a permutation of them at
-positions e * N to (e + 1) * N - 1. Which example that is, and the random words that augment it,
-follow from the seed and the position alone.
+Each use of the run's seed ("order", "crop", "augment", "dropout", ...) has a stream of its own, and
+a draw depends on nothing but the seed, the use and the position in training. So switching a
+technique on or off changes no draw of any other, and a resumed run continues with the same draws.
+
+`stream` and `step_key` are for what is computed by JAX; parameters are initialised from the seed's
+own key. `stream_key`, `shuffled` and `random_words` are for the tf.data pipelines, which draw by
+position: epoch e of N examples is a permutation of them at positions e * N to (e + 1) * N - 1.
 """
 
 import zlib
+from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 
 from jaxcifar.environment import import_tensorflow
 
-Batch = dict[str, np.ndarray]
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
-def shuffled(positions, size: int, key: int):
-    """Returns the example at each position, from int64 [B] to int64 [B]."""
+def stream(seed: int, use: str) -> jax.Array:
+    """Returns the key of one of a seed's streams; each name of a use has another."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(use.encode()))
+
+
+def step_key(seed: int, step: jax.Array, use: str) -> jax.Array:
+    """Returns the key of one step in a seed's stream, the same on all devices."""
+    return jax.random.fold_in(stream(seed, use), step)
+
+
+def stream_key(seed: int, use: str) -> int:
+    """Returns the 64-bit key of one of a seed's streams of random words, for tf.data."""
+    # SeedSequence makes the keys of different uses independent of each other.
+    words = np.random.SeedSequence([seed, zlib.crc32(use.encode())]).generate_state(1, np.uint64)
+    return int(words[0])
+
+
+def shuffled(positions: "tf.Tensor", size: int, key: int) -> "tf.Tensor":
+    """Returns the example at each position, int64 [B], of an endless row of permutations.
+
+    Args:
+      positions: int64 [B].
+      size: number of examples.
+      key: see `stream_key`.
+    """
     tf = import_tensorflow()
     epoch = tf.cast(positions // size, tf.uint64)
     key = tf.fill(tf.shape(epoch), tf.constant(key, tf.uint64))
@@ -28,10 +58,16 @@ def shuffled(positions, size: int, key: int):
     )
 
 
-def random_words(positions, key: int):
-    """Returns four random words for each of a row of positions, uint32 [B, 4], in any batch."""
+def random_words(positions: "tf.Tensor", key: int) -> "tf.Tensor":
+    """Returns four random words per position, uint32 [B, 4], the same in whatever batch it is.
+
+    Args:
+      positions: int64 [B], consecutive.
+      key: see `stream_key`.
+    """
     tf = import_tensorflow()
-    # Philox counts in steps of four words: row i is what a row that starts at position i has first.
+    # Philox counts in steps of four words: row i has the words that a batch starting at position i
+    # would have first.
     return tf.raw_ops.StatelessRandomUniformFullIntV2(
         shape=tf.stack([tf.size(positions), 4]),
         key=tf.constant([key], tf.uint64),
@@ -39,10 +75,3 @@ def random_words(positions, key: int):
         alg=1,  # Philox
         dtype=tf.uint32,
     )
-
-
-def stream_key(seed: int, stream: str) -> int:
-    """Returns the key of one of a seed's streams of random words."""
-    # One 64-bit key a stream, so that they are independent of each other.
-    words = np.random.SeedSequence([seed, zlib.crc32(stream.encode())]).generate_state(1, np.uint64)
-    return int(words[0])

@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -200,10 +201,8 @@ def _flat(config: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def _versions() -> dict[str, str]:
     versions = {}
     for package in _PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            pass
     if is_cpu() and (compiler := native.compiler()):
         versions["compiler"] = compiler
     return versions

@@ -37,7 +37,6 @@ def main() -> None:
     import numpy as np
 
     from jaxcifar.augment.pipeline import create_augment
-    from jaxcifar.config import uses_device_pipeline
     from jaxcifar.config.validation import validate
     from jaxcifar.data import datasets, device_pipeline
     from jaxcifar.data.batches import train_batches
@@ -49,13 +48,21 @@ def main() -> None:
     validate(config)
     info = datasets.info(config.dataset)
     split = datasets.load(config.dataset)["train"]
-    if uses_device_pipeline(config):
+    if split.on_device:
         batch = device_pipeline.batch_of_step(split, config, _STEP.value)
     else:
         batches = train_batches(split, config, first_step=_STEP.value, num_steps=_STEP.value + 1)
         batch = next(batches)
     key = augment_key(config.train.seed, jnp.int32(_STEP.value))
-    run = jax.jit(create_augment(config, info))
+    run = jax.jit(
+        create_augment(
+            config.augment,
+            mean=info.mean,
+            std=info.std,
+            num_classes=info.num_classes,
+            label_smoothing=config.train.label_smoothing,
+        )
+    )
     images, targets = run(key, 0, batch["image"], batch["label"], batch["mask"])
     if targets is None:
         targets = np.eye(info.num_classes)[batch["label"]]

@@ -29,11 +29,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from benchmark_report import COMPILED, EAGER, OURS, Result, markdown, summary
-from jaxcifar.data.split import Split
 
 from jaxcifar import environment
 from jaxcifar.config import default
 from jaxcifar.data import datasets
+from jaxcifar.data.split import Split
 from jaxcifar.resilience.files import write_json
 
 _HERE = Path(__file__).resolve().parent

@@ -26,12 +26,12 @@ import numpy as np
 from benchmark import model_and_batch_size
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxcifar.data.split import Split
 
 from jaxcifar import devices
 from jaxcifar.config import default, durations
 from jaxcifar.config.validation import validate
 from jaxcifar.data import datasets, device_pipeline
+from jaxcifar.data.split import Split
 from jaxcifar.feed import compile_steps
 from jaxcifar.program import create_program
 
@@ -76,7 +76,7 @@ def compile_training(model: str, batch_size: int, precision: str) -> jax.stages.
     info = datasets.info(config.dataset)
     program = create_program(config, info, durations(config, info.train_size))
     images = np.zeros((info.train_size, *info.image_shape), np.uint8)
-    split = Split(images, np.zeros(info.train_size, np.int32))
+    split = Split(images, np.zeros(info.train_size, np.int32), on_device=True)
     train_batch = partial(
         device_pipeline.train_batch, share=batch_size, config=config.augment, seed=0
     )

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxcifar.data.split import Batch, Split
 from ml_collections import ConfigDict
 
 from jaxcifar import devices, environment, models
@@ -25,6 +24,7 @@ from jaxcifar.config import default, durations
 from jaxcifar.config.validation import validate
 from jaxcifar.data import datasets
 from jaxcifar.data.batches import train_batches
+from jaxcifar.data.split import Batch, Split
 from jaxcifar.evaluate import Evaluator
 from jaxcifar.feed import train_calls
 from jaxcifar.models.counting import count

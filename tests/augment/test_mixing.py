@@ -2,6 +2,7 @@
 
 from collections import Counter
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from scipy import stats
 
 from jaxcifar.augment import mixing
 
-ORDER = np.array([2, 3, 4, 5, 1, 0])  # nobody is its own partner
+ORDER = np.array([2, 3, 4, 5, 1, 0])  # no image is its own partner
 TARGETS = jnp.eye(6)
 SWAP = np.array([1, 0])
 MIXUPS = jax.jit(jax.vmap(mixing.mixup, (0, None, None, None, None)))
@@ -26,7 +27,7 @@ def images():
 
 @pytest.fixture
 def quick_beta(monkeypatch):
-    # Of 2 n - 1 uniform numbers the n-th has Beta(n, n), and compiles in a fraction of the time.
+    # The n-th of 2 n - 1 sorted uniform numbers has Beta(n, n), and compiles much faster.
     def beta(key, a, b):
         assert a == b and a in (1, 2)
         return jnp.sort(jax.random.uniform(key, (2 * int(a) - 1,)))[int(a) - 1]
@@ -39,7 +40,7 @@ def keys(size, seed=0):
 
 
 def check(found, chances):
-    """Every outcome is as frequent as its chance says, to five standard deviations."""
+    """Checks the frequency of every outcome to five standard deviations."""
     size = found.total()
     assert sum(chances.values()) == pytest.approx(1)
     assert found.keys() <= {outcome for outcome, chance in chances.items() if chance > 0}
@@ -49,7 +50,7 @@ def check(found, chances):
 
 
 def partners(targets):
-    """The permutation that mixed one-hot targets of as many classes as images [B, B]."""
+    """Returns the permutation that mixed one-hot targets [B, B], with as many classes as images."""
     others = np.where(np.eye(len(targets), dtype=bool), 0, targets)
     order = np.where(others.max(1) > 0, others.argmax(1), np.arange(len(targets)))
     assert (np.sort(order) == np.arange(len(targets))).all()
@@ -131,7 +132,7 @@ def test_cutmix_boxes_are_as_frequent_as_algorithm_1_says(quick_beta, alpha):
     # The box's sides, 2 * (side // 2) before it is cut, change where sqrt(1 - lambda) passes these.
     edges = sorted({k / height for k in range(0, 5, 2)} | {k / width for k in range(0, 7, 2)})
     chances = Counter()
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         # 1 - lambda has the distribution of lambda.
         chance = np.diff(stats.beta(alpha, alpha).cdf([low**2, high**2]))[0]
         half_height, half_width = (int(side * (low + high) / 2) // 2 for side in (height, width))
@@ -198,7 +199,7 @@ def test_a_batch_that_is_not_mixed_is_untouched(images, quick_beta):
 
 
 @pytest.mark.parametrize("settings", [MIXUP, CUTMIX], ids=["mixup", "cutmix"])
-def test_what_is_no_example_is_mixed_into_none(images, quick_beta, settings):
+def test_padding_is_mixed_into_no_example(images, quick_beta, settings):
     mask = np.arange(12) % 3 > 0
     images, eye = jnp.concatenate([images, images + 10]), jnp.eye(12)
     several = keys(20, seed=3)

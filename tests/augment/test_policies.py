@@ -1,4 +1,4 @@
-"""Policies draw what is published, as often as published, and nothing else decides the result."""
+"""Policies draw the published operations with the published frequencies, from the key alone."""
 
 from collections import Counter
 
@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcifar.augment import image_ops, policies
+from jaxcifar.augment import opencv_ops, pillow_ops, policies
+from jaxcifar.augment.autoaugment_tables import AUTO_AUGMENT
 from jaxcifar.errors import InputError
 
 POLICIES = {
@@ -16,8 +17,8 @@ POLICIES = {
     "trivial_augment_wide": policies.trivial_augment_wide(),
     "one_of_groups": policies.one_of_groups(),
 }
-# What an operation with a sign has at the largest magnitude, on images of 32x32: AutoAugment's
-# ranges, which are RandAugment's, and TrivialAugment's.
+# The largest magnitude of each operation with a sign, on images of 32x32, in AutoAugment's ranges,
+# which are RandAugment's too, and in TrivialAugment's.
 LARGEST = {"ShearX": 0.3, "ShearY": 0.3, "TranslateX": 4800 / 331, "TranslateY": 4800 / 331}
 LARGEST |= {"Rotate": 30, "Brightness": 0.9, "Color": 0.9, "Contrast": 0.9, "Sharpness": 0.9}
 WIDE = {"ShearX": 0.99, "ShearY": 0.99, "TranslateX": 32, "TranslateY": 32, "Rotate": 135}
@@ -42,10 +43,10 @@ def test_the_result_follows_from_key_and_image(images, name):
 
 
 def drawn(monkeypatch, policy, num_ops, size=30000):
-    """How often each row of operations was drawn, as a Counter of tuples of bytes."""
-    # Operations are collected instead of applied.
+    """Counts how often each sequence of operations was drawn, as tuples of bytes."""
+    # Collects operations instead of applying them.
     monkeypatch.setattr(
-        image_ops, "apply_operation", lambda image, operation, fill: Drawn(image, operation)
+        pillow_ops, "apply_operation", lambda image, operation, fill: Drawn(image, operation)
     )
     keys = jax.random.split(jax.random.key(0), size)
     result = jax.jit(jax.vmap(lambda key: policy(key, Drawn()).operations))(keys)
@@ -55,7 +56,7 @@ def drawn(monkeypatch, policy, num_ops, size=30000):
 
 
 class Drawn:
-    """In place of an image: the operations so far."""
+    """Stands in for an image, and holds the operations so far."""
 
     shape = (32, 32, 3)
 
@@ -64,12 +65,12 @@ class Drawn:
 
 
 def row(name, magnitude=0.0):
-    operation = image_ops.operation(name, magnitude, 32, 32)
+    operation = pillow_ops.operation(name, magnitude, 32, 32)
     return np.concatenate([np.reshape(x, -1) for x in operation]).tobytes()
 
 
 def check(found, chances):
-    """Every row is drawn as often as its chance says, to five standard deviations."""
+    """Checks the frequency of every sequence to five standard deviations."""
     size = found.total()
     assert sum(chances.values()) == pytest.approx(1)
     assert found.keys() <= {rows for rows, chance in chances.items() if chance > 0}
@@ -117,7 +118,7 @@ def test_auto_augment_draws_as_published(monkeypatch, name):
             magnitude = m if largest is None else sign * largest * bin / 9
             yield row(operation, magnitude), probability / 2
 
-    for first, second in policies.AUTO_AUGMENT[name]:
+    for first, second in AUTO_AUGMENT[name]:
         for a, chance in outcomes(*first):
             for b, other in outcomes(*second):
                 chances[a, b] += chance * other / 25
@@ -142,15 +143,15 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_auto_augment_tables_have_the_published_sums(name):
-    steps = [step for sub_policy in policies.AUTO_AUGMENT[name] for step in sub_policy]
+    steps = [step for sub_policy in AUTO_AUGMENT[name] for step in sub_policy]
     operations, probabilities = PUBLISHED[name]
     assert Counter(operation for operation, _, _ in steps) == operations
     assert sum(probability for _, probability, _ in steps) == pytest.approx(probabilities)
-    assert {len(sub_policy) for sub_policy in policies.AUTO_AUGMENT[name]} == {2}
+    assert {len(sub_policy) for sub_policy in AUTO_AUGMENT[name]} == {2}
 
 
 def test_groups_choose_by_weight(monkeypatch):
-    # Each member adds a number of its own: tens for the first group, units for the second.
+    # Each member adds a different number: tens for the first group, units for the second.
     chances = Counter()
     first, second = policies.DEFAULT_GROUPS
     names = [[name for name, _ in group[1]] for group in (first, second)]
@@ -173,7 +174,7 @@ def test_groups_choose_by_weight(monkeypatch):
     check(Counter(found.tolist()), chances)
 
 
-def test_a_group_may_always_act_or_never(monkeypatch):
+def test_a_group_can_act_always_or_never(monkeypatch):
     monkeypatch.setitem(policies.MEMBERS, "to_gray", lambda key, image, fill: image + 1)
     keys = jax.random.split(jax.random.key(0), 1000)
     for probability in (0, 1):
@@ -184,10 +185,10 @@ def test_a_group_may_always_act_or_never(monkeypatch):
 
 @pytest.fixture
 def arguments(monkeypatch):
-    """What members give to their functions in image_ops, for 2000 keys and an image of 32x32."""
+    """Returns what a member passes to its function in opencv_ops, for 2000 keys."""
 
     def collect(name):
-        monkeypatch.setattr(image_ops, name, lambda image, *args, **kwargs: (args, kwargs))
+        monkeypatch.setattr(opencv_ops, name, lambda image, *args, **kwargs: (args, kwargs))
         keys = jax.random.split(jax.random.key(2), 2000)
         image = jnp.zeros((32, 32, 3), jnp.uint8)
         return jax.jit(jax.vmap(lambda key: policies.MEMBERS[name](key, image, 7)))(keys)
@@ -196,7 +197,7 @@ def arguments(monkeypatch):
 
 
 def check_range(values, low, high):
-    """Uniform between the two, as far as the mean and the extremes tell."""
+    """Checks that values are uniform between the two, judged by their mean and extremes."""
     values = np.asarray(values)
     assert low <= values.min() < low + 0.02 * (high - low)
     assert high - 0.02 * (high - low) < values.max() <= high
@@ -221,7 +222,7 @@ def test_members_draw_albumentations_defaults(arguments):
 
 def test_elastic_transform_shifts_by_more_than_a_pixel(monkeypatch):
     # Uniform noise has a variance of 1/3, of which a Gaussian leaves 1 / (4 pi sigma^2).
-    monkeypatch.setattr(image_ops, "remap", lambda image, x, y: (x, y))
+    monkeypatch.setattr(opencv_ops, "remap", lambda image, x, y: (x, y))
     keys = jax.random.split(jax.random.key(3), 200)
     image = jnp.zeros((48, 48, 3), jnp.uint8)
     x, y = jax.jit(jax.vmap(lambda key: policies.MEMBERS["elastic_transform"](key, image, 0)))(keys)
@@ -237,17 +238,23 @@ def test_elastic_transform_shifts_by_more_than_a_pixel(monkeypatch):
     ("make", "message"),
     [
         (lambda: policies.auto_augment("cifar"), "unknown AutoAugment policy 'cifar'.*cifar10"),
-        (lambda: policies.auto_augment("imagenet", 256), "fill is 256; allowed"),
-        (lambda: policies.rand_augment(0), "num_ops is 0; allowed"),
-        (lambda: policies.rand_augment(2, 31), "magnitude is 31; allowed.* 0 to 30"),
-        (lambda: policies.rand_augment(2, 9.5), "magnitude is 9.5; allowed"),
-        (lambda: policies.trivial_augment_wide((0, -1, 0)), r"fill is \(0, -1, 0\); allowed"),
-        (lambda: policies.one_of_groups(((1.5, (("clahe", 1),)),)), "probability is 1.5; allowed"),
+        (lambda: policies.auto_augment("imagenet", 256), "fill is 256; .* from 0 to 255"),
+        (lambda: policies.rand_augment(0), "num_ops is 0; .* 1 or more"),
+        (lambda: policies.rand_augment(2, 31), "magnitude is 31; .* from 0 to 30"),
+        (lambda: policies.rand_augment(2, 9.5), "magnitude is 9.5; .* from 0 to 30"),
+        (
+            lambda: policies.trivial_augment_wide((0, -1, 0)),
+            r"fill is \(0, -1, 0\); .* 0 to 255",
+        ),
+        (
+            lambda: policies.one_of_groups(((1.5, (("clahe", 1),)),)),
+            "probability is 1.5; .* 0 to 1",
+        ),
         (lambda: policies.one_of_groups(((1, (("clah", 1),)),)), "'clah'. Did you mean 'clahe'"),
         (lambda: policies.one_of_groups(((1, (("clahe", -1),)),)), "weight of clahe is -1"),
-        (lambda: policies.one_of_groups(((1, ()),)), "sum above 0"),
+        (lambda: policies.one_of_groups(((1, ()),)), "weights are all 0"),
     ],
 )
-def test_what_is_impossible_is_refused(make, message):
+def test_invalid_arguments_are_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()

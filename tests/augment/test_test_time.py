@@ -1,3 +1,5 @@
+"""Test-time augmentation against probabilities computed by hand."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ IMAGE = jnp.arange(9.0).reshape(1, 3, 3, 1)
 
 
 def pixel(row: int, column: int):
-    """A network of two classes, the logit of the first of which is one pixel."""
+    """Returns a network of two classes whose first logit is one pixel."""
 
     def apply(images: jax.Array) -> jax.Array:
         first = images[:, row, column, 0]
@@ -20,7 +22,7 @@ def pixel(row: int, column: int):
 
 
 def average(pixels: list[float]) -> float:
-    """The mean over views of the first class's probability, where they show these pixels."""
+    """Returns the first class's mean probability over views that show these pixels."""
     return float(np.mean([1 / (1 + np.exp(-p)) for p in pixels]))
 
 
@@ -29,7 +31,7 @@ def average(pixels: list[float]) -> float:
     [
         (0, 0, True, 0, [0, 2]),
         (1, 1, False, 1, [4, 0, 2, 6, 8]),
-        # Beyond the border lies what is one pixel inside it.
+        # A pixel beyond the border is the one inside it at the same distance.
         (0, 0, False, 1, [0, 4, 4, 4, 4]),
         (0, 2, False, 1, [2, 4, 4, 4, 4]),
         (0, 1, True, 1, [1, 1, 3, 5, 3, 5, 3, 5, 3, 5]),

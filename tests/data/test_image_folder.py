@@ -1,3 +1,5 @@
+"""Folders of images: listing, decoding and cropping, against Pillow and torchvision's rules."""
+
 import csv
 import shutil
 
@@ -7,24 +9,26 @@ from PIL import Image
 
 from jaxcifar import train as training
 from jaxcifar.config import default
-from jaxcifar.data import image_folder
-from jaxcifar.data.image_folder import FolderSplit, eval_batches, scan, train_batches
+from jaxcifar.data import folder_pipeline
+from jaxcifar.data.folder_pipeline import eval_batches, train_batches
+from jaxcifar.data.image_folder import FolderSplit, scan
+from jaxcifar.data.streams import random_words, stream_key
 from jaxcifar.environment import import_tensorflow
 from jaxcifar.errors import InputError
 
 CLASSES = ("n01", "n02", "n03")
-SIZE = 24  # of the results
+SIZE = 24  # height and width of the results
 
 
 def picture(height, width, seed):
-    """A smooth picture with colours of its own, uint8 [H, W, 3]."""
+    """A smooth random picture, [H, W, 3]."""
     coarse = np.random.RandomState(seed).randint(0, 256, (height // 8, width // 8, 3), np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Three classes of pictures of many sizes and kinds, ten for training and five for testing."""
+    """Three classes of pictures of many sizes and kinds, with ten training and five test images."""
     root = tmp_path_factory.mktemp("images")
     for part, count in (("train", 10), ("val", 5)):
         for label, name in enumerate(CLASSES):
@@ -53,10 +57,10 @@ def train(root):
 
 @pytest.fixture
 def with_bad_images(root, tmp_path):
-    """A copy of the folder of which a file of each part is cut short, and one is empty."""
+    """A copy of the folder where one file of each split is truncated, and one is empty."""
     copy = tmp_path / "images"
     shutil.copytree(root, copy)
-    # The first in its header, so that no crop can be had of it.
+    # The training image is cut within its header, so that no crop of it can be decoded.
     for part, share in (("train", 0.1), ("val", 0.5)):
         path = copy / part / "n02" / "1.JPEG"
         path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
@@ -65,7 +69,7 @@ def with_bad_images(root, tmp_path):
 
 
 def numbered(split):
-    """The same files, each with its index as the label."""
+    """Returns the same files, each with its index as the label."""
     return FolderSplit(split.root, split.names, np.arange(split.size, dtype=np.int32), ())
 
 
@@ -83,7 +87,7 @@ def pillow(split, index):
 
 
 def levels(image, other):
-    """The largest difference between two images, in grey levels."""
+    """Returns the largest difference between two images, in grey levels."""
     return np.abs(np.asarray(image, int) - np.asarray(other, int)).max()
 
 
@@ -119,11 +123,11 @@ def test_subset(train):
     assert part.labels.tolist() == [1, 0] and part.class_names == CLASSES
 
 
-def test_errors_of_a_folder_name_it(root, tmp_path):
+def test_errors_name_the_folder(root, tmp_path):
     with pytest.raises(InputError, match=r"nowhere/train: No such file.*ROOT/train/CLASS"):
         scan(tmp_path / "nowhere")
     (tmp_path / "train").mkdir()
-    with pytest.raises(InputError, match=r"train has no folders of classes"):
+    with pytest.raises(InputError, match=r"train has no class folders"):
         scan(tmp_path)
     (tmp_path / "train" / "n01").mkdir()
     with pytest.raises(InputError, match=r"train/n01 has no images \(.jpeg"):
@@ -135,11 +139,11 @@ def test_errors_of_a_folder_name_it(root, tmp_path):
     (tmp_path / "val").unlink()
     shutil.copytree(root / "val", tmp_path / "val")
     shutil.copytree(root / "val" / "n01", tmp_path / "val" / "n09")
-    with pytest.raises(InputError, match=r"1 classes are in val/ alone: n09;"):
+    with pytest.raises(InputError, match=r"1 classes are only in val/: n09;"):
         scan(tmp_path)
     shutil.rmtree(tmp_path / "val" / "n09")
     shutil.rmtree(tmp_path / "val" / "n02")
-    with pytest.raises(InputError, match=r"1 classes are in train/ alone: n02;"):
+    with pytest.raises(InputError, match=r"1 classes are only in train/: n02;"):
         scan(tmp_path)
 
 
@@ -184,19 +188,19 @@ def test_augmentation_follows_the_position_and_the_seed(train):
 
 
 def draw_windows(height, width, area, count):
-    """Windows [count, 4] of an image, each from words of its own, and the words [count, 11, 4]."""
+    """Draws windows [count, 4] of an image; returns them and their random words [count, 11, 4]."""
     tf = import_tensorflow()
     words = np.random.RandomState(0).randint(0, 2**32, (count, 11, 4), np.uint32)
 
     def window(random):
         sides = tf.constant(height), tf.constant(width)
-        return tf.stack(image_folder._random_window(*sides, random, area))
+        return tf.stack(folder_pipeline._random_window(*sides, random, area))
 
     return tf.function(lambda w: tf.map_fn(window, w, tf.int32))(words).numpy(), words
 
 
 def expected_window(height, width, random, area):
-    """torchvision's RandomResizedCrop.get_params, with its uniform numbers replaced by words."""
+    """torchvision's RandomResizedCrop.get_params, drawing from random words."""
     for row in random[:10].astype(object):
         target = height * width * (area[0] + (area[1] - area[0]) * (row[0] / 2**32))
         ratio = np.exp(np.log(3 / 4) + np.log(16 / 9) * (row[1] / 2**32))
@@ -242,14 +246,14 @@ def test_windows_are_uniform_in_area_ratio_and_place():
 
 @pytest.mark.parametrize("name", ["n01/0", "n01/3", "n01/4", "n02/3", "n02/4"])
 def test_decoding_inside_the_crop_equals_cropping_the_whole(train, name):
-    """At one to one nothing is resampled, so that pixels of all kinds of files must be equal."""
+    """At scale 1 nothing is resampled, so the pixels of all kinds of files must be equal."""
     tf = import_tensorflow()
     index = train.names.index(f"train/{name}.JPEG")
     image = np.asarray(pillow(train, index))
     random = np.random.RandomState(0)
     for _ in range(20):
         top, left = random.randint(image.shape[0] - 15), random.randint(image.shape[1] - 15)
-        found = image_folder._read(
+        found = folder_pipeline._read(
             train.path(index),
             lambda *_, top=top, left=left: ((top, left, 16, 16), tf.ones(2), tf.zeros(2)),
             16,
@@ -258,22 +262,22 @@ def test_decoding_inside_the_crop_equals_cropping_the_whole(train, name):
 
 
 def test_training_images_are_resized_windows_and_their_mirrors(train):
-    """Against Pillow, with the windows of the words that belong to each position."""
+    """Compares with Pillow, on the windows that each position's random words give."""
     tf = import_tensorflow()
-    split, key = numbered(train), image_folder.stream_key(0, "augment")
+    split, key = numbered(train), stream_key(0, "augment")
     found = batches(split, num_steps=8)
     mirrored = 0
     rows = zip(joined(found, "image"), joined(found, "label"), strict=True)
     for position, (image, label) in enumerate(rows):
         whole = pillow(split, label)
-        words = image_folder.random_words(tf.range(11, dtype=tf.int64) + 11 * position, key)
+        words = random_words(tf.range(11, dtype=tf.int64) + 11 * position, key)
         top, left, h, w = expected_window(whole.height, whole.width, words.numpy(), (0.08, 1.0))
         crop = whole.crop((left, top, left + w, top + h))
         expected = np.asarray(crop.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
         plain, mirror = levels(image, expected), levels(image[:, ::-1], expected)
         assert min(plain, mirror) <= 2
         mirrored += mirror < plain
-    assert 16 <= mirrored <= 48  # of 64; beyond with probability 0.0001
+    assert 16 <= mirrored <= 48  # of 64; outside with probability 0.0001
     unmirrored = joined(batches(split, horizontal_flip=False), "image")
     same = (unmirrored == joined(found, "image")).all((1, 2, 3))
     assert same.sum() == 64 - mirrored
@@ -328,7 +332,7 @@ def test_bad_images_are_skipped_and_counted(train, with_bad_images):
     mask, labels = joined(found, "mask"), joined(found, "label")
     bad = [split.names.index(f"train/{name}.JPEG") for name in ("n02/1", "n03/7")]
     assert sorted(labels[~mask]) == sorted(2 * bad)
-    # All else is as if nothing had happened.
+    # Everything else is unaffected.
     np.testing.assert_array_equal(labels, joined(whole, "label"))
     images = joined(found, "image")
     assert not images[~mask].any()
@@ -339,7 +343,7 @@ def test_bad_images_are_skipped_and_counted(train, with_bad_images):
     assert joined(found, "mask").sum() == test.size - 1
 
 
-def test_a_file_that_is_gone_is_never_skipped(with_bad_images):
+def test_a_missing_file_is_never_skipped(with_bad_images):
     split = with_bad_images["test"].subset(np.array([0, 1]))
     found = eval_batches(split, image_size=SIZE, batch_size=2, on_bad_image="skip")
     shutil.rmtree(f"{split.root}/val/n01")
@@ -347,7 +351,7 @@ def test_a_file_that_is_gone_is_never_skipped(with_bad_images):
         next(found)
 
 
-def test_impossible_arguments_are_errors(train):
+def test_invalid_arguments_are_errors(train):
     with pytest.raises(InputError, match="unknown on_bad_image 'skp'.*Did you mean 'skip'"):
         batches(train, on_bad_image="skp")
     with pytest.raises(InputError, match="resize = 20 is below image_size = 24"):
@@ -355,8 +359,8 @@ def test_impossible_arguments_are_errors(train):
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_run_that_skips_counts_alike_when_it_goes_on(with_bad_images, tmp_path, caplog, capsys):
-    """Of 30 training images two are bad, of 15 for testing one; two epochs of 6 steps of 10."""
+def test_a_resumed_run_counts_skipped_images_alike(with_bad_images, tmp_path, caplog, capsys):
+    """Two of 30 training images and one of 15 test images are bad; two epochs, in 6 steps of 10."""
     config = default()
     config.dataset.name, config.dataset.data_dir = "image_folder", with_bad_images["train"].root
     config.dataset.image_size, config.dataset.on_bad_image = SIZE, "skip"
@@ -373,7 +377,7 @@ def test_a_run_that_skips_counts_alike_when_it_goes_on(with_bad_images, tmp_path
     assert len(named) == len(set(named)) == 3
     assert any(f"{with_bad_images['train'].root}/train/n03/7.JPEG" in line for line in named)
 
-    # As it was after step 3, in the middle of a log interval.
+    # The state after step 3, in the middle of a log interval.
     shutil.copytree(unbroken, broken)
     shutil.rmtree(broken / "checkpoints" / "6")
     training.train(config, broken)

@@ -1,4 +1,4 @@
-"""Files that were damaged at random: what is read of them is the truth, or an error in time."""
+"""Randomly damaged files are read correctly or refused, within limited time."""
 
 import gzip
 import io
@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcifar.data import cifar_archives
-from jaxcifar.data.cifar_archives import CIFAR10, CIFAR100
-from jaxcifar.data.image_folder import FolderSplit, eval_batches
+from jaxcifar.data.cifar_archives import read, verify
+from jaxcifar.data.cifar_format import CIFAR10, CIFAR100
+from jaxcifar.data.folder_pipeline import eval_batches
+from jaxcifar.data.image_folder import FolderSplit
 from jaxcifar.errors import InputError
 from tests.data.test_cifar_archives import python_version, sheets, small_set, tar
 
-SECONDS = 20  # of computing, for what takes milliseconds
+SECONDS = 20  # limit in processor time, for work that takes milliseconds
 
 
 def mutated(data: bytes, seed: int) -> bytes:
-    """The data with bits flipped, an end or a part missing, or something put in or swapped."""
+    """Returns the data with bits flipped, or bytes removed, inserted, overwritten or swapped."""
     random = np.random.RandomState(seed)
     # Headers are short: half of the damage is at the start.
     reach = min(len(data), 1024) if random.rand() < 0.5 else len(data)
@@ -59,16 +60,14 @@ def sets():
 
 
 @pytest.fixture
-def prepare(sets, tmp_path, monkeypatch):
-    """What `cifar_archives.prepare` verified of an archive's bytes, or None if it refused them."""
-    monkeypatch.setattr(cifar_archives, "FORMATS", tuple(fmt for fmt, _ in sets))
-    monkeypatch.setattr(cifar_archives, "_prepare_tfds", lambda fmt, files, data_dir: files)
+def read_bytes(sets, tmp_path):
+    """Reads an archive from its bytes; returns the files in it, or None if it is refused."""
     path = tmp_path / "archive"
 
     def call(data):
         path.write_bytes(data)
         try:
-            (files,) = cifar_archives.prepare(path)
+            (files,) = read(path, [fmt for fmt, _ in sets]).values()
             return files
         except InputError as error:
             assert str(path) in str(error) or any(name in str(error) for name in FILES)
@@ -82,12 +81,11 @@ FILES = ["batch", "meta", "train", "test", "names", "lables"]
 
 
 def original(sets, tmp_path, form):
-    """An archive's bytes, and the files that it holds."""
+    """Returns the bytes of an intact archive, and the files of the binary version that it holds."""
     (fmt, files), (fmt100, files100) = sets
     held = files
     if form == "npm":
         contents = sheets(fmt, files)
-        held = {n: d for n, d in files.items() if n in fmt.records or n in fmt.label_names}
     elif form == "python":
         contents, held = python_version(fmt100, files100), files100
     else:
@@ -96,21 +94,21 @@ def original(sets, tmp_path, form):
     return (data if form == "tar.gz" else gzip.decompress(data)), held
 
 
-# The packed form has a checksum over all; without it the damage reaches what reads the inside.
+# The compressed form has a checksum over everything; without one, damage reaches the inner readers.
 @pytest.mark.parametrize(
     "form, count", [("tar.gz", 150), ("tar", 200), ("python", 200), ("npm", 150)]
 )
-def test_archives(sets, tmp_path, prepare, form, count):
+def test_archives(sets, tmp_path, read_bytes, form, count):
     data, held = original(sets, tmp_path, form)
-    assert prepare(data) == held
+    assert read_bytes(data) == held
     refused = 0
     for seed in range(count):
         start = time.process_time()
         try:
-            found = prepare(mutated(data, seed))
+            found = read_bytes(mutated(data, seed))
         except Exception as error:
             raise AssertionError(f"seed {seed}: {error!r}") from error
-        # What is not refused may differ in nothing but what no one reads, such as padding.
+        # An archive that is not refused differs only in bytes that are not used, such as padding.
         assert found in (None, held), f"seed {seed}: not what was published"
         assert time.process_time() - start < SECONDS, f"seed {seed}"
         refused += found is None
@@ -123,13 +121,13 @@ def test_records(sets):
         data = mutated(files["test_batch.bin"], seed)
         if data != files["test_batch.bin"]:
             with pytest.raises(InputError, match="test_batch.bin: "):
-                cifar_archives.verify(fmt, "test_batch.bin", data)
+                verify(fmt, "test_batch.bin", data)
                 pytest.fail(f"seed {seed} is accepted")
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Writes files, and returns the images and masks of an evaluation that skips what is bad."""
+    """Writes files; returns the images and masks of an evaluation that skips bad images."""
 
     def call(files):
         for number, data in enumerate(files):

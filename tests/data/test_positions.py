@@ -1,4 +1,4 @@
-"""What a step is fed follows from the seed and the step alone, in both pipelines."""
+"""A step's batch follows from the seed and the step alone, in both pipelines."""
 
 import hashlib
 import time
@@ -10,7 +10,7 @@ import pytest
 
 from jaxcifar.config import default
 from jaxcifar.data import device_pipeline, host_pipeline
-from jaxcifar.data.datasets import Split
+from jaxcifar.data.split import Split
 from jaxcifar.environment import import_tensorflow
 
 SIZE, BATCH = 50, 8
@@ -34,8 +34,8 @@ MAKE = {
 
 
 def from_device(first_step, num_steps, *, devices=1, max_steps=1):
-    """Yields (images, labels) of each step as bytes, the devices' shares put together."""
-    split = device_pipeline.Resident(*SPLIT)
+    """Yields (images, labels) of each step as bytes, with the devices' shares joined."""
+    split = device_pipeline.as_resident(SPLIT)
     order = device_pipeline.Order(3, SIZE, BATCH, max_steps)
     for step in range(first_step, num_steps):
         permutations, _, position = order.at(step)
@@ -45,7 +45,7 @@ def from_device(first_step, num_steps, *, devices=1, max_steps=1):
 
 
 def from_tf(first_step, num_steps, *, processes=1):
-    """The same, by tf.data, the processes' shares put together."""
+    """The same by tf.data, with the processes' shares joined."""
     shares = [
         host_pipeline.train_batches(
             SPLIT,
@@ -64,7 +64,7 @@ def from_tf(first_step, num_steps, *, processes=1):
 
 
 @pytest.mark.parametrize("pipeline", [from_device, from_tf])
-def test_a_run_can_go_on_at_every_step_of_two_epochs(pipeline):
+def test_a_run_can_resume_at_every_step_of_two_epochs(pipeline):
     whole = list(pipeline(0, TWO_EPOCHS))
     assert len(set(whole)) == TWO_EPOCHS
     for first in range(1, TWO_EPOCHS):
@@ -78,7 +78,7 @@ def sha256(batches):
     return digest.hexdigest()
 
 
-# Of 1,000 batches. That they change means that no run can be repeated or gone on with.
+# Hashes of 1,000 batches. If one changes, earlier runs can be neither repeated nor resumed.
 DEVICE_SHA256 = "2c44e019fbf42b2f63e6748b83321466e63790c15b7ab848641d293993975b3c"
 TF_SHA256 = "5bb24e39621c424ec9ebf1c58967aaf281d6ef01e47cf1daa8c4d704b72b46b4"
 
@@ -110,10 +110,10 @@ def test_tf_data_is_the_same_in_two_processes():
 
 
 @pytest.mark.parametrize("pipeline", [from_device, from_tf])
-def test_a_start_after_a_million_steps_takes_no_second_more(pipeline):
+def test_a_start_after_a_million_steps_is_as_fast(pipeline):
     seconds = {}
     for first in (7, 0, 1_000_000):  # 7: compiles
-        start = time.process_time()  # of this process, whatever else the machine does
+        start = time.process_time()  # of this process, whatever the load of the machine
         assert len(list(pipeline(first, first + 2))) == 2
         seconds[first] = time.process_time() - start
     assert seconds[1_000_000] < seconds[0] + 1

@@ -1,6 +1,5 @@
-"""Each use of the seed has draws of its own: one switched on or off changes no other's."""
+"""Each use of the seed has its own draws: switching one on or off changes no other's."""
 
-import dataclasses
 from functools import partial
 
 import jax
@@ -39,7 +38,7 @@ SMALL_DENSENET = {"model__name": "densenet121", "model__block_layers": (1, 1)}
     ],
     ids=["stochastic depth, mixing", "policy", "dropout"],
 )
-def test_the_first_parameters_are_the_same(network, switched_on):
+def test_the_initial_parameters_are_the_same(network, switched_on):
     def params(config):
         info = datasets.info(config.dataset)
         return create_program(config, info, durations(config, 1438)).create_state().params
@@ -48,14 +47,14 @@ def test_the_first_parameters_are_the_same(network, switched_on):
     jax.tree.map(np.testing.assert_array_equal, plain, other)
 
 
-# The pixel at (row, column) of image i is 30 * row + 3 * column + i: where it was is seen.
+# The pixel at (row, column) is 30 * row + 3 * column, so that its value tells where it was.
 INDEX = np.arange(50, dtype=np.int32)
 ROW, COLUMN = np.mgrid[1:7, 1:7]
 IMAGES = (30 * ROW + 3 * COLUMN + 0 * INDEX[:, None, None])[..., None].astype(np.uint8)
 
 
 def fed(**fields):
-    """The examples, and the row and the columns that a pixel comes from, over 20 steps."""
+    """Returns the examples of 20 steps, and the row and columns of their middle pixels."""
     config = changed(**fields)
     split, order = Resident(IMAGES, INDEX), Order(0, 50, 16, 1)
     make = jax.jit(partial(train_batch, share=16, config=config.augment, seed=0))
@@ -79,7 +78,7 @@ def test_order_crops_and_mirrors_are_the_same():
             (labels, row, column), fed(augment__crop_padding=2, **other), strict=True
         ):
             np.testing.assert_array_equal(one, same)
-    # Mirrored or not, the crops are the same, and the other way round.
+    # Mirroring does not change the crops, nor cropping the mirroring.
     same_labels, same_row, plain = fed(augment__crop_padding=2, augment__horizontal_flip=False)
     np.testing.assert_array_equal(labels, same_labels)
     np.testing.assert_array_equal(row, same_row)
@@ -90,16 +89,16 @@ def test_order_crops_and_mirrors_are_the_same():
 
 
 def augmented(**fields):
-    """Which pixels are at the mean, and the targets, of a batch of even grey."""
-    config = changed(**fields)
-    info = dataclasses.replace(datasets.info(config.dataset), image_shape=(16, 16, 3))
-    info = dataclasses.replace(info, mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2))
+    """Returns which pixels are at the mean, and the targets, of a batch of uniform grey."""
+    augment = create_augment(
+        changed(**fields).augment, mean=(0.4,) * 3, std=(0.2,) * 3, num_classes=10
+    )
     images, labels = np.full((6, 16, 16, 3), 200, np.uint8), np.arange(6, dtype=np.int32)
-    found, targets = jax.jit(create_augment(config, info))(jax.random.key(4), 0, images, labels)
+    found, targets = jax.jit(augment)(jax.random.key(4), 0, images, labels)
     return np.array(found == 0).all(-1), targets
 
 
-def test_policy_cutout_erasing_and_mixing_draw_apart():
+def test_policy_cutout_erasing_and_mixing_draw_independently():
     policy = {"augment__policy": "randaugment", "augment__magnitude": 3}
     cutout, erasing = {"augment__cutout_size": 6}, {"augment__erasing_probability": 1.0}
     holes = augmented(**cutout)[0]
@@ -114,7 +113,7 @@ def test_policy_cutout_erasing_and_mixing_draw_apart():
 
 
 class Dropped(nn.Module):
-    """Keeps the mask of its dropout among its statistics."""
+    """Stores the mask of its dropout among its statistics."""
 
     @nn.compact
     def __call__(self, images, train):
@@ -125,26 +124,23 @@ class Dropped(nn.Module):
         return nn.Dense(10)(images.reshape(len(images), -1))
 
 
-def test_dropout_draws_apart_from_augmentation():
+def test_dropout_draws_independently_of_augmentation():
     masks = []
     for fields in ({}, {"augment__policy": "randaugment", "augment__cutout_size": 3, **MIXING}):
-        config = changed(**fields)
-        info = dataclasses.replace(datasets.info(config.dataset), image_shape=(8, 8, 3))
-        info = dataclasses.replace(info, mean=(0.5,) * 3, std=(0.2,) * 3)
-        model = Dropped()
+        section, model = changed(**fields).augment, Dropped()
         step = jax.pmap(
             TrainStep(
                 model=model,
                 optimizer=optax.identity(),
                 learning_rate=lambda step: 0.1,
-                augment=create_augment(config, info),
+                augment=create_augment(section, mean=(0.5,) * 3, std=(0.2,) * 3, num_classes=10),
                 seed=0,
                 axis_name="b",
             ),
             axis_name="b",
             devices=jax.devices()[:1],
         )
-        state = create_state(model, optax.identity(), info.image_shape, seed=0)
+        state = create_state(model, optax.identity(), (8, 8, 3), seed=0)
         images = np.random.RandomState(0).randint(0, 256, (1, 4, 8, 8, 3), np.uint8)
         batch = {"image": images, "label": np.arange(4)[None], "mask": np.ones((1, 4), bool)}
         after, _, _ = step(jax.tree.map(lambda x: x[None], state), batch)

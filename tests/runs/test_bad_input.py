@@ -498,7 +498,7 @@ ARCHIVES = {
         lambda: tar_of(dict.fromkeys(BINARY, b"x" * 9999))[:-30_000],
         ["a.tgz", "not a readable tar"],
     ),
-    "bomb": (bomb, ["a.tgz", "too much"]),
+    "bomb": (bomb, ["a.tgz", "too large"]),
     "sparse bomb": (
         lambda: tar_of(
             dict.fromkeys(BINARY, b""),
@@ -539,7 +539,7 @@ ARCHIVES = {
         lambda: tar_of(
             dict.fromkeys(BINARY, b"") | {BINARY[0]: RECORDS[:-3073] + b"\x0a" + RECORDS[-3072:]}
         ),
-        ["data_batch_1.bin", "record 9999", "label 10", "0 to 9"],
+        ["data_batch_1.bin", "record 9999", "label 10", "from 0 to 9"],
     ),
     "wrong images": (
         lambda: tar_of(dict.fromkeys(BINARY, b"") | {BINARY[0]: RECORDS}),
@@ -661,12 +661,12 @@ def test_fields_of_a_folder(refused, images, tmp_path, field, message):
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A TFDS directory with CIFAR-10's builder, but a record in each file."""
-    from jaxcifar.data import cifar_archives
+    from jaxcifar.data import cifar_format, cifar_tfds
 
     directory = tmp_path_factory.mktemp("prepared") / "tfds"
     names = "".join(f"{name}\n" for name in "abcdefghij").encode()
     files = dict.fromkeys(BINARY, RECORDS[:3073]) | {"batches.meta.txt": names}
-    cifar_archives._prepare_tfds(cifar_archives.CIFAR10, files, str(directory))
+    cifar_tfds.prepare(cifar_format.CIFAR10, files, str(directory))
     return directory
 
 
