@@ -123,7 +123,7 @@ def main() -> None:
     print("| configuration | kernels per step | convolutions | copies | memory, MiB |")
     print("| --- | --- | --- | --- | --- |")
     for model, batch_size in args.models:
-        with mock.patch("jax.default_backend", lambda: "gpu"):
+        with mock.patch("jax.default_backend", return_value="gpu"):
             compiled = compile_training(model, batch_size, args.precision)
         if args.hlo:
             args.hlo.mkdir(parents=True, exist_ok=True)
