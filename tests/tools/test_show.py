@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 
 from jaxcifar.data import datasets, device_pipeline
 from jaxcifar.data.batches import train_batches
-from tests.config.test_config import recipe
+from tests.config.test_recipes import recipe
 from tests.helpers import REPOSITORY
 
 QUICKSTART = "--config=configs/quickstart.py"
