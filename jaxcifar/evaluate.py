@@ -1,6 +1,6 @@
 """Metrics over whole splits, during training and from a checkpoint."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce
 from itertools import product
 from pathlib import Path
@@ -111,7 +111,7 @@ class Evaluator:
             arrays[f"{name}{suffix}_labels"] = np.concatenate(labels)
         return arrays
 
-    def _batches(self, name: str):
+    def _batches(self, name: str) -> Iterator[Batch]:
         batches = eval_batches(self._splits[name], self._config, batch_size=self._batch_size)
         return devices.prefetch(batches)
 

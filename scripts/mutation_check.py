@@ -41,43 +41,45 @@ def _restored(state: str, progress: str = "") -> str:
 _ALL = [
     Mutation(
         "optimizer state not restored",
-        "train.py",
+        "attempt.py",
         _RESTORED,
         _restored("opt_state=jax.tree.map(lambda x: 0 * x, start.state.opt_state)"),
         _RESUME,
     ),
     Mutation(
         "BatchNorm statistics reset",
-        "train.py",
+        "attempt.py",
         _RESTORED,
         _restored("batch_stats=program.create_state().batch_stats"),
         _RESUME,
     ),
-    Mutation("EMA lost", "train.py", _RESTORED, _restored("ema=start.state.variables()"), _RESUME),
+    Mutation(
+        "EMA lost", "attempt.py", _RESTORED, _restored("ema=start.state.variables()"), _RESUME
+    ),
     Mutation(
         "step and schedule restarted",
-        "train.py",
+        "attempt.py",
         _RESTORED,
         _restored("step=0 * start.state.step"),
         _RESUME,
     ),
     Mutation(
         "best metric lost",
-        "train.py",
+        "attempt.py",
         _RESTORED,
         _restored("", "best_step=0, best_score=None, reference_score=None"),
         _RESUME,
     ),
     Mutation(
         "skipped steps forgotten",
-        "train.py",
+        "attempt.py",
         _RESTORED,
         _restored("", "skipped_steps=0"),
         _RESUME,
     ),
     Mutation(
         "parameters cast to bfloat16",
-        "train.py",
+        "attempt.py",
         _RESTORED,
         _restored(
             "params=jax.tree.map(lambda x: x.astype('bfloat16').astype('float32'),"
@@ -87,7 +89,7 @@ _ALL = [
     ),
     Mutation(
         "a leaf zeroed",
-        "train.py",
+        "attempt.py",
         _RESTORED,
         _restored(
             "params={**start.state.params, 'head':"
@@ -121,7 +123,7 @@ _ALL = [
     ),
     Mutation(
         "state saved unseen",
-        "train.py",
+        "attempt.py",
         "nonfinite.check_state(self.step, state)",
         "pass",
         "resilience/test_nonfinite.py::test_what_is_saved_is_looked_at_again",

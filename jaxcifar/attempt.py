@@ -1,0 +1,235 @@
+"""One attempt at training a run: the state, and what the loop does with it at a step."""
+
+import dataclasses
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxcifar import devices, metrics
+from jaxcifar.config import Durations
+from jaxcifar.data.image_folder import FolderSplit
+from jaxcifar.data.split import Split
+from jaxcifar.errors import StoppedError
+from jaxcifar.evaluate import Evaluator, Results
+from jaxcifar.feed import Call, by_step, train_calls
+from jaxcifar.program import Program
+from jaxcifar.reporting.run_logger import RunLogger
+from jaxcifar.reporting.throughput import Throughput
+from jaxcifar.resilience import nonfinite, processes
+from jaxcifar.resilience.checkpoint import Checkpoints, Restored
+from jaxcifar.resilience.failpoints import kill_at
+from jaxcifar.resilience.peers import Peers
+from jaxcifar.resilience.signals import Signals
+
+
+class Run(NamedTuple):
+    """What all attempts of a run share; a rollback starts another attempt.
+
+    Attributes:
+      config: validated config.
+      workdir: directory of this run alone.
+      splits: splits of the data set by name.
+      fingerprints: fingerprint of each split.
+      plan: length of the run, and the steps at which to log, evaluate and save.
+      signals: signals that the process has received.
+      peers: connection to the other processes.
+    """
+
+    config: ConfigDict
+    workdir: Path
+    splits: dict[str, Split | FolderSplit]
+    fingerprints: dict[str, str]
+    plan: Durations
+    signals: Signals
+    peers: Peers
+
+
+class Attempt:
+    """Training from one checkpoint on: owns the state, the step and the progress.
+
+    Attributes:
+      state: replicated `TrainState`.
+      step: number of updates made.
+      progress: what a checkpoint stores beside the state.
+      results: metrics of the last evaluation; {} before the first.
+    """
+
+    def __init__(
+        self, run: Run, program: Program, start: Restored, checkpoints: Checkpoints, log: RunLogger
+    ):
+        """Moves the state to the devices.
+
+        Args:
+          run: what all attempts share.
+          program: functions built from the config.
+          start: checkpoint to start from.
+          checkpoints: checkpoints of the run.
+          log: where metrics and messages go.
+        """
+        self.config, self.plan, self.splits = run.config, run.plan, run.splits
+        self.signals, self.peers = run.signals, run.peers
+        self.program, self.checkpoints, self.log = program, checkpoints, log
+        self.evaluator = Evaluator(run.config, program, run.splits)
+        self.throughput = Throughput()
+        self.state, self.progress = devices.replicate(start.state), start.progress
+        self.step = self.first_step = self.peers.step = start.step
+        self.results: Results = {}
+        self._in_flight: list[tuple[int, metrics.Sums]] = []
+
+    @property
+    def is_first_call(self) -> bool:
+        """Whether the last call was the first, which has compiled."""
+        return self.step == self.first_step + 1
+
+    def calls(self) -> Iterator[Call]:
+        """Returns the calls of the compiled step up to the end of the run."""
+        return train_calls(
+            self.config,
+            self.program,
+            self.splits["train"],
+            first_step=self.step,
+            num_steps=self.plan.num_steps,
+            next_due=self.plan.next_due,
+        )
+
+    def run_call(self, call: Call) -> None:
+        """Starts the steps of a call; their sums are fetched later, by `collect`."""
+        self.state, sums, self._layers = call.run(self.state)
+        self._in_flight.append((self.step, sums))
+        self.step += call.num_steps
+        self.peers.step = self.step
+        self.throughput.add(call.num_steps * self.config.train.batch_size)
+        self.log.show_step(self.step)
+        self._report_failed_saves(stop=self.config.checkpoint.on_error == "stop")
+
+    def collect(self) -> None:
+        """Waits for the steps that were started and adds up their sums.
+
+        Raises:
+          NonFinite: if a step's numbers are not finite, unless such steps are skipped.
+        """
+        for first_step, sums in self._in_flight:
+            done = by_step(devices.fetch(sums))
+            nonfinite.check_steps(
+                self.config, first_step, done, self.progress.skipped_steps, self.state
+            )
+            self.progress = self.progress.add(done)
+        self.throughput.stop()
+        self._in_flight = []
+
+    def log_training(self) -> None:
+        """Logs the training metrics since the last time."""
+        train_sums = self.progress.train_sums
+        scalars = metrics.summarize(train_sums) if train_sums else {}
+        scalars["learning_rate"] = float(self.program.learning_rate(self.step - 1))
+        if self.program.loss_scale:
+            scalars["loss_scale"] = float(devices.fetch(self.state.loss_scale.scale))
+        if self.config.train.on_nonfinite == "skip":
+            scalars["skipped_steps"] = self.progress.skipped_steps
+        seconds_left = None
+        if rate := self.throughput.rate():
+            scalars["images_per_second"] = rate
+            images_left = (self.plan.num_steps - self.step) * self.config.train.batch_size
+            seconds_left = images_left / rate
+        self.log.log_train(self.step, scalars | devices.memory(), seconds_left)
+        self.progress = dataclasses.replace(self.progress, train_sums={})
+
+    def log_layers(self) -> None:
+        """Logs the layers' statistics of the last step and, if asked for, their histograms."""
+        self.log.log_layers(self.step, devices.fetch(self._layers["statistics"]))
+        if self.config.log.histograms:
+            arrays = devices.fetch((self.state.params, self._layers["gradients"]))
+            self.log.log_histograms(self.step, *arrays)
+
+    def evaluate(self) -> bool:
+        """Evaluates and logs; returns whether the validation score is the best so far."""
+        self.results = self.evaluator(self.state)
+        for name, scalars in self.results.items():
+            self.log.log_evaluation(self.step, name, scalars)
+        if "validation" not in self.results:
+            return False
+        metric = self.config.eval.best_metric
+        score = self.results["validation"][metric]
+        self.progress = self.progress.evaluated(
+            self.step,
+            -score if metric == "loss" else score,
+            self.config.train.early_stopping_min_delta,
+        )
+        return self.progress.best_step == self.step
+
+    def save(self) -> None:
+        """Starts to save the state and the progress.
+
+        Raises:
+          NonFinite: if the state is not finite.
+        """
+        state = devices.fetch(self.state)
+        nonfinite.check_state(self.step, state)
+        self.checkpoints.save(self.step, state, self.progress)
+
+    def is_out_of_patience(self) -> bool:
+        """Returns whether early stopping ends the run."""
+        patience = self.config.train.early_stopping_patience
+        return 0 < patience <= self.progress.stale_evaluations
+
+    def print_early_stop(self) -> None:
+        """Prints why and where the run stops early."""
+        self.log.print(
+            f"stopping early at step {self.step:,}: no better validation "
+            f"{self.config.eval.best_metric} in {self.progress.stale_evaluations} evaluations; the "
+            f"best was at step {self.progress.best_step:,}"
+        )
+
+    def is_signalled_alone(self) -> bool:
+        """Returns whether a signal has come and there is no other process to agree with."""
+        return bool(self.signals.received) and jax.process_count() == 1
+
+    def agreed_signal(self) -> int:
+        """Returns the number of a signal that any process has received; 0 if there is none.
+
+        Processes of one run call this together, at the same steps.
+        """
+        signalled = max(processes.gather_int(self.signals.received))
+        if signalled:
+            kill_at("signalled")
+        return signalled
+
+    def stop_if_signalled(self, number: int) -> None:
+        """Ends the run, whose state is saved, if a signal was received before the last step.
+
+        Raises:
+          StoppedError: naming the signal and the step.
+        """
+        if not number or self.first_step < self.step == self.plan.num_steps:
+            return
+        if self.step > self.first_step:
+            self.finish_saves()
+            processes.barrier()
+        raise StoppedError(
+            f"interrupted by {signal.Signals(number).name} at step {self.step:,} of "
+            f"{self.plan.num_steps:,}; rerun the same command to resume",
+            code=128 + number,
+        )
+
+    def finish_saves(self) -> None:
+        """Waits for the last save, that of the current step, and reports all failures.
+
+        Raises:
+          StoppedError: if that save failed or, where `checkpoint.on_error` is stop, any save did.
+        """
+        is_missing = self.step not in self.checkpoints.steps()
+        self._report_failed_saves(stop=is_missing or self.config.checkpoint.on_error == "stop")
+
+    def _report_failed_saves(self, *, stop: bool) -> None:
+        while failure := self.checkpoints.failure():
+            if stop:
+                raise StoppedError(
+                    f"error: {failure}\nTraining stopped. Fix the problem and rerun the same "
+                    "command to resume from the last intact checkpoint.",
+                    at_once=self.checkpoints.stalled,
+                )
+            self.log.print(f"warning: {failure}")
