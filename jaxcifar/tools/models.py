@@ -32,7 +32,7 @@ def print_registry() -> None:
     from jaxcifar.models.counting import count
 
     print(f"{'name':<20} {'parameters':>12} {'million MACs':>13}  source")
-    for name, entry in models.registry.items():
+    for name, entry in models.registered.items():
         counts = count(models.create(name, num_classes=10), (32, 32, 3))
         millions = counts.macs / 1e6
         print(f"{name:<20} {counts.parameters:>12,} {millions:>13,.2f}  {entry.source}", flush=True)
