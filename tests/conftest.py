@@ -74,7 +74,7 @@ def tiny():
 
     models.register({"tiny": {}}, source="")(Tiny)
     yield
-    del models.registry["tiny"]
+    del models.registered["tiny"]
 
 
 @pytest.fixture(scope="session")

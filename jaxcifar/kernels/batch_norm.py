@@ -1,7 +1,7 @@
-"""Batch normalisation, in one step or in two: a DenseNet standardises once for many layers.
+"""Batch normalisation, as one operation or as two: standardising, then scale and bias.
 
-Ioffe and Szegedy 2015, "Batch Normalization". Statistics are float32 at least, whatever the
-features are.
+The two-part form lets many layers share one standardisation. Ioffe and Szegedy 2015, "Batch
+Normalization". Statistics are computed in float32 or wider, whatever the type of the features.
 """
 
 import math
@@ -15,8 +15,7 @@ from jax import lax
 from jaxcifar.kernels.backend import is_cpu
 
 _EPSILON = 1e-5
-_DECAY = 0.9  # of the running statistics
-_ones = nn.initializers.ones
+_DECAY = 0.9  # of the running statistics, per batch
 
 
 class Statistics(NamedTuple):
@@ -27,76 +26,94 @@ class Statistics(NamedTuple):
 
 
 class Affine(NamedTuple):
-    """What normalised features are multiplied by, and what is added to them, [C]."""
+    """The learned scale and bias of each channel, [C], applied to standardised features."""
 
     scale: jax.Array
     bias: jax.Array
 
 
+class Standardized(NamedTuple):
+    """Features with mean 0 and variance 1, and the statistics that they had before.
+
+    Attributes:
+      values: features [B, H, W, C].
+      statistics: mean and variance of each channel before they were standardised; no gradient
+        flows through them.
+    """
+
+    values: jax.Array
+    statistics: Statistics
+
+
 def batch_statistics(x: jax.Array, axis_name: str | None) -> Statistics:
-    """Returns the statistics of features [B, H, W, C], which are read once for both.
+    """Returns the statistics of features [B, H, W, C], both computed in one pass over them.
 
     Args:
-      x: the features.
-      axis_name: device axis over which they are averaged, or None.
+      x: features [B, H, W, C].
+      axis_name: device axis over which statistics are averaged, or None.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     moments = _channel_means(x, jnp.square(x))
     mean, mean_square = moments if axis_name is None else lax.pmean(moments, axis_name)
     variance = mean_square - jnp.square(mean)
-    return Statistics(mean, jnp.where(variance < 0, 0, variance))  # rounding can take it there
+    return Statistics(mean, jnp.where(variance < 0, 0, variance))  # rounding can make it negative
+
+
+def updated(running: Statistics, batch: Statistics) -> Statistics:
+    """Returns the running statistics after a batch: a tenth of the way towards the batch's."""
+    return Statistics(
+        *(_DECAY * old + (1 - _DECAY) * new for old, new in zip(running, batch, strict=True))
+    )
 
 
 def normalize(x: jax.Array, statistics: Statistics, affine: Affine, dtype: jnp.dtype) -> jax.Array:
-    """Returns features [B, H, W, C], normalised, in `dtype`.
+    """Returns the normalised features [B, H, W, C] in `dtype`.
 
-    As one multiplication and one addition a value, so that the gradient needs two sums over the
-    batch and not four.
+    Computed as one multiplication and one addition per value, so that the gradient needs two sums
+    over the batch instead of four.
     """
     factor = affine.scale * lax.rsqrt(statistics.variance + _EPSILON)
     return _multiply_add(x, factor, affine.bias - statistics.mean * factor).astype(dtype)
 
 
-def standardize(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, Statistics]:
-    """Returns features [B, H, W, C] with mean 0 and variance 1, in their dtype, and how they were.
+def standardize(x: jax.Array, axis_name: str | None) -> Standardized:
+    """Returns features with mean 0 and variance 1 in their own dtype, and their statistics.
 
     Args:
-      x: the features.
+      x: features [B, H, W, C].
       axis_name: device axis over which statistics are averaged, or None.
     """
     statistics = batch_statistics(x, axis_name)
     factor = lax.rsqrt(statistics.variance + _EPSILON)
-    return ((x - statistics.mean) * factor).astype(x.dtype), statistics
+    return Standardized(((x - statistics.mean) * factor).astype(x.dtype), statistics)
 
 
-def standardize_gradient(
-    standardized: jax.Array, statistics: Statistics, gradient: jax.Array, axis_name: str | None
-) -> jax.Array:
-    """Returns the gradient with respect to `standardize`'s argument.
+def standardize_gradient(x: Standardized, gradient: jax.Array, axis_name: str | None) -> jax.Array:
+    """Returns the gradient with respect to the argument of `standardize`.
 
     Args:
-      standardized, statistics: what it returned; the statistics have no gradient of their own.
-      gradient: with respect to the standardised features.
-      axis_name: as there.
+      x: result of `standardize`.
+      gradient: gradient with respect to the standardised values.
+      axis_name: the `axis_name` that was given to `standardize`.
     """
     wide = jnp.promote_types(gradient.dtype, jnp.float32)
-    shift, slope = _channel_means(gradient.astype(wide), gradient.astype(wide) * standardized)
+    shift, slope = _channel_means(gradient.astype(wide), gradient.astype(wide) * x.values)
     if axis_name is not None:
         shift, slope = lax.pmean((shift, slope), axis_name)
-    factor = lax.rsqrt(statistics.variance + _EPSILON)
-    # A difference of arrays comes last: a product with a vector XLA:CPU repeats in all readers.
-    removed = standardized * (factor * slope) + factor * shift
+    factor = lax.rsqrt(x.statistics.variance + _EPSILON)
+    # End in a difference of arrays: XLA:CPU would repeat a product with a vector in every reader.
+    removed = x.values * (factor * slope) + factor * shift
     return (factor * gradient - removed).astype(gradient.dtype)
 
 
 def affine_map(x: jax.Array, affine: Affine, dtype: jnp.dtype) -> jax.Array:
-    """Returns standardised features [B, H, W, C], multiplied and shifted, in `dtype`."""
+    """Returns standardised features [B, H, W, C] times the scale plus the bias, in `dtype`."""
     return _multiply_add(x, affine.scale, affine.bias).astype(dtype)
 
 
 @jax.custom_vjp
 def _multiply_add(x: jax.Array, factor: jax.Array, summand: jax.Array) -> jax.Array:
-    """Returns x * factor + summand of [B, H, W, C], [C] and [C]."""
+    """Returns x * factor + summand for x [B, H, W, C] and two vectors [C]."""
     return x * factor + summand
 
 
@@ -135,8 +152,9 @@ def _channel_sums(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     axes = tuple(range(x.ndim - 1))
     if is_cpu():
         return x.sum(axes), y.sum(axes)
-    # On a GPU a long sum is first one of parts, then one of theirs. The second of x and y are one
-    # kernel as one reduction; the first are that anyhow, and XLA vectorises no joint reduction.
+    # On a GPU long sums are taken in two stages. The second stage is written as one joint reduction
+    # of x and y so that it becomes one kernel. XLA already fuses the first stages of both, and it
+    # would not vectorise a joint one.
     size = x.size // x.shape[-1]
     parts = math.gcd(size, 2 ** round(math.log2(size) / 2))
     x, y = (array.reshape(parts, -1, array.shape[-1]).sum(1) for array in (x, y))
@@ -145,75 +163,43 @@ def _channel_sums(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 class BatchNorm(nn.Module):
-    """Normalises features by their statistics or, in evaluation, by the running ones.
+    """Normalises features by their own statistics or, in evaluation, by the running ones.
 
     Attributes:
-      train: whether it is training, which also moves the running statistics.
-      dtype: of the result.
+      train: whether to use the batch's statistics and update the running ones.
+      dtype: type of the result.
       axis_name: device axis over which statistics are averaged, or None.
-      scale_init: of the scale.
+      scale_init: initialiser of the scale.
     """
 
     train: bool
     dtype: jnp.dtype
     axis_name: str | None = None
-    scale_init: nn.initializers.Initializer = _ones
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: jax.Array, statistics: Statistics | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array | Standardized) -> jax.Array:
         """Returns the normalised features [B, H, W, C].
 
         Args:
-          x: the features.
-          statistics: theirs before they were standardised, if they are.
+          x: features [B, H, W, C]; in training they may have been standardised before.
         """
-        variables = _Variables(self, x.shape[-1], self.scale_init)
-        if not self.train:
-            return normalize(x, variables.running, variables.affine, self.dtype)
-        if statistics is not None:
-            variables.update(statistics)
-            return affine_map(x, variables.affine, self.dtype)
-        statistics = batch_statistics(x, self.axis_name)
-        variables.update(statistics)
-        return normalize(x, statistics, variables.affine, self.dtype)
-
-
-class BatchNormVariables(nn.Module):
-    """The variables of a batch normalisation that is done elsewhere.
-
-    Attributes:
-      features: C, the number of channels.
-    """
-
-    features: int
-
-    def setup(self):
-        self._variables = _Variables(self, self.features, _ones)
-
-    def __call__(self) -> tuple[Affine, Statistics]:
-        """Returns scale and bias, and the running statistics."""
-        return self._variables.affine, self._variables.running
-
-    def update(self, statistics: Statistics) -> None:
-        """Moves the running statistics towards those of a batch."""
-        self._variables.update(statistics)
-
-
-class _Variables:
-    def __init__(self, module: nn.Module, features: int, scale_init: nn.initializers.Initializer):
-        self._module = module
-        self.affine = Affine(
-            module.param("scale", scale_init, (features,)),
-            module.param("bias", nn.initializers.zeros, (features,)),
+        channels = (x.values if isinstance(x, Standardized) else x).shape[-1]
+        affine = Affine(
+            self.param("scale", self.scale_init, (channels,)),
+            self.param("bias", nn.initializers.zeros, (channels,)),
         )
-        self._mean = module.variable("batch_stats", "mean", jnp.zeros, features)
-        self._variance = module.variable("batch_stats", "var", jnp.ones, features)
-
-    @property
-    def running(self) -> Statistics:
-        return Statistics(self._mean.value, self._variance.value)
-
-    def update(self, statistics: Statistics) -> None:
-        if not self._module.is_initializing():
-            for old, new in zip((self._mean, self._variance), statistics, strict=True):
-                old.value = _DECAY * old.value + (1 - _DECAY) * new
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        variance = self.variable("batch_stats", "var", jnp.ones, channels)
+        running = Statistics(mean.value, variance.value)
+        if not self.train:
+            return normalize(x, running, affine, self.dtype)
+        if isinstance(x, Standardized):
+            statistics = x.statistics
+            y = affine_map(x.values, affine, self.dtype)
+        else:
+            statistics = batch_statistics(x, self.axis_name)
+            y = normalize(x, statistics, affine, self.dtype)
+        if not self.is_initializing():
+            mean.value, variance.value = updated(running, statistics)
+        return y

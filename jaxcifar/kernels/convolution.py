@@ -1,9 +1,9 @@
-"""A convolution for a CPU: the compiled one of `native`, or XLA's where that is not to be had.
+"""Convolution for CPUs: the compiled kernel from `native`, or XLA's if that is not available.
 
-XLA:CPU is quick at one form, images [N, H, W, C] and kernels [H, W, in, out]. JAX's own gradients
-are convolutions with their dimensions in another order: outside of a loop XLA turns them round,
-within one it takes a path that is a hundred times slower. Here they are written as transpositions
-and a convolution in the order that is quick anywhere.
+XLA:CPU is fast for one layout only: images [N, H, W, C] and kernels [H, W, in, out]. The gradients
+that JAX derives are convolutions with their dimensions in another order. Outside a loop XLA
+transposes them; inside a loop it takes a path that is a hundred times slower. Here the gradients
+are written as transpositions and a convolution in the layout that is fast everywhere.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,20 +22,37 @@ DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 def for_backend() -> Callable[..., jax.Array]:
-    """Returns the convolution that the networks use: this one on a CPU, elsewhere lax's own."""
+    """Returns the convolution to use: the one of this module on a CPU, `lax`'s own elsewhere."""
     return conv_general_dilated if is_cpu() else lax.conv_general_dilated
+
+
+def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns the convolution [B, H, W, out], of stride 1 and zero-padded to keep the size.
+
+    Args:
+      x: features [B, H, W, in].
+      kernel: kernel [K, K, in, out] with K odd; it is cast to the type of x.
+    """
+    half = len(kernel) // 2
+    return for_backend()(
+        x,
+        kernel.astype(x.dtype),
+        (1, 1),
+        ((half, half), (half, half)),
+        dimension_numbers=DIMENSIONS,
+    )
 
 
 def conv_general_dilated(
     x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **_: Any
 ) -> jax.Array:
-    """Returns the convolution [N, H / strides, W / strides, out], as lax's for linen's Conv.
+    """Returns the convolution [N, H / strides, W / strides, out]; for the linen layer `Conv`.
 
     Args:
-      x: [N, H, W, in].
-      kernel: [H, W, in, out], neither dilated nor grouped.
-      strides: of both directions.
-      padding: before and after, for both directions.
+      x: images [N, H, W, in].
+      kernel: kernel [H, W, in, out], neither dilated nor grouped.
+      strides: strides down and right.
+      padding: rows of zeros before and after the image, then columns.
     """
     return _conv(x, kernel, tuple(strides), tuple(map(tuple, padding)))
 
@@ -71,30 +88,31 @@ def _input_gradient(
     strides: tuple[int, int],
     padding: Padding,
 ) -> jax.Array:
-    """The gradient [N, H, W, in], made of one convolution for each place that a stride passes.
+    """The gradient [N, H, W, in], interleaved from one convolution per offset within a stride.
 
-    A tap has to do with every other pixel alone, so these convolutions share the taps out; a single
-    one of dy with zeros between its pixels would multiply by the zeros as well.
+    With a stride of 2 each tap of the kernel meets only every other pixel of x, so the convolutions
+    split the taps between them. A single convolution of dy with zeros between its pixels would
+    spend most of its multiplications on the zeros.
     """
-    places = [
-        [_taps_of_place(place, stride, length, taps, reached, before) for place in range(stride)]
-        for stride, length, taps, reached, (before, _) in zip(
+    taps_by_offset = [
+        [_taps_at(offset, stride, length, taps, outputs, before) for offset in range(stride)]
+        for stride, length, taps, outputs, (before, _) in zip(
             strides, size, kernel.shape[:2], dy.shape[1:3], padding, strict=True
         )
     ]
     kernel = kernel.swapaxes(2, 3)
-    outputs = [-(-length // stride) for length, stride in zip(size, strides, strict=True)]
-    nothing = jnp.zeros((len(dy), *outputs, kernel.shape[3]), dy.dtype)
+    pixels = [-(-length // stride) for length, stride in zip(size, strides, strict=True)]
+    no_taps = jnp.zeros((len(dy), *pixels, kernel.shape[3]), dy.dtype)
 
-    def at_place(row: _Taps | None, column: _Taps | None) -> jax.Array:
+    def at_offset(row: _Taps | None, column: _Taps | None) -> jax.Array:
         if row is None or column is None:
-            return nothing
+            return no_taps
         taps = kernel[row.taps][:, column.taps]
         return _conv(dy, taps, (1, 1), (row.padding, column.padding))
 
-    rows, columns = places
-    dx = jnp.stack([jnp.stack([at_place(row, c) for c in columns], 3) for row in rows], 2)
-    dx = dx.reshape(len(dy), outputs[0] * strides[0], outputs[1] * strides[1], -1)
+    rows, columns = taps_by_offset
+    dx = jnp.stack([jnp.stack([at_offset(row, c) for c in columns], 3) for row in rows], 2)
+    dx = dx.reshape(len(dy), pixels[0] * strides[0], pixels[1] * strides[1], -1)
     return dx[:, : size[0], : size[1]]
 
 
@@ -103,22 +121,28 @@ class _Taps(NamedTuple):
     padding: tuple[int, int]
 
 
-def _taps_of_place(
-    place: int, stride: int, size: int, taps: int, reached: int, before: int
+def _taps_at(
+    offset: int, stride: int, size: int, taps: int, outputs: int, before: int
 ) -> _Taps | None:
-    """The taps, last first, that meet the pixels place, place + stride, ..., and dy's padding.
+    """The taps, last first, that meet the pixels offset, offset + stride, ..., and dy's padding.
 
-    Along one axis: the size of x, of the kernel (taps), of dy (reached), and the zeros before x.
+    Args (all along one axis):
+      offset: first of the pixels, below the stride.
+      stride: stride of the convolution.
+      size: size of x.
+      taps: size of the kernel.
+      outputs: size of dy.
+      before: number of zeros before x.
     """
-    first = (place + before) % stride
+    first = (offset + before) % stride
     used = range(first, taps, stride)
     if not used:
         return None
-    # Pixel place + stride * m and tap k meet in output m + (place + before - k) / stride.
-    lowest, highest = ((place + before - tap) // stride for tap in (used[-1], used[0]))
-    outputs = -(-size // stride)
+    # Pixel offset + stride * m and tap k meet in output m + (offset + before - k) / stride.
+    lowest, highest = ((offset + before - tap) // stride for tap in (used[-1], used[0]))
+    pixels = -(-size // stride)
     reversed_taps = slice(used[-1], first - 1 if first else None, -stride)
-    return _Taps(reversed_taps, (-lowest, outputs - 1 + highest - (reached - 1)))
+    return _Taps(reversed_taps, (-lowest, pixels - 1 + highest - (outputs - 1)))
 
 
 def _kernel_gradient(
@@ -128,11 +152,11 @@ def _kernel_gradient(
     strides: tuple[int, int],
     padding: Padding,
 ) -> jax.Array:
-    """The gradient [H, W, in, out], by XLA: x's channels are the images, and dy is the kernel."""
-    # Rows at the end of x that a stride leaves out have no part in it.
+    """The gradient [H, W, in, out], by XLA: x's channels act as the images, dy as the kernel."""
+    # Negative padding cuts off rows at the end of x that the strides never reach.
     used = [
-        (before, stride * (reached - 1) + taps - length - before)
-        for length, reached, taps, stride, (before, _) in zip(
+        (before, stride * (outputs - 1) + taps - length - before)
+        for length, outputs, taps, stride, (before, _) in zip(
             x.shape[1:3], dy.shape[1:3], size, strides, padding, strict=True
         )
     ]

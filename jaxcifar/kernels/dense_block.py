@@ -1,66 +1,82 @@
-"""A dense block: every layer reads all features before it, and adds k to them.
+"""Training of a dense block, where every layer reads all features before it and adds k more.
 
 Huang et al. 2016, "Densely Connected Convolutional Networks", sections 3 and 4.3. A layer is
 BatchNorm, ReLU, 1x1 convolution to 4k channels, BatchNorm, ReLU, 3x3 convolution to k channels.
 
-To join features by concatenation takes memory and traffic that grow with the square of the depth.
-Here they are written side by side into one buffer, standardised: their statistics are the same for
-all layers that read them, which differ in scale and bias alone. The gradient is spelt out: what a
-layer makes of the buffer is made again where it is needed, and the features' gradients are added up
-in one buffer too (Pleiss et al. 2017, "Memory-Efficient Implementation of DenseNets").
+Joining features by concatenation takes memory and traffic that grow with the square of the depth.
+Here they are written side by side into one buffer, already standardised: the batch statistics of a
+feature are the same for every layer that reads it; only scale and bias differ between layers. The
+backward pass is written out: it recomputes what each layer derives from the buffer, and sums the
+gradients of the features in one buffer too (Pleiss et al. 2017, "Memory-Efficient Implementation of
+DenseNets").
 """
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from jaxcifar.kernels.batch_norm import (
     Affine,
-    BatchNormVariables,
+    Standardized,
     Statistics,
     affine_map,
     batch_statistics,
     normalize,
     standardize,
     standardize_gradient,
+    updated,
 )
-from jaxcifar.models.layers import Kernel, convolve, relu
+from jaxcifar.kernels.convolution import convolve
+from jaxcifar.kernels.relu import relu
+
+Tree = Mapping[str, Any]
 
 
-class DenseLayer(nn.Module):
-    """The variables of a layer.
+class Settings(NamedTuple):
+    """Static settings of a dense block.
 
     Attributes:
-      features: channels that it reads.
-      growth_rate: k, the channels that it adds.
+      dropout_rate: probability that a new feature is zeroed.
+      recompute: whether the backward pass also recomputes the 4k channels within a layer instead of
+        storing them.
+      axis_name: device axis over which batch statistics are averaged, or None.
     """
 
-    features: int
-    growth_rate: int
-
-    def setup(self):
-        width = 4 * self.growth_rate
-        self.norm1 = BatchNormVariables(self.features)
-        self.conv1 = Kernel(1, self.features, width)
-        self.norm2 = BatchNormVariables(width)
-        self.conv2 = Kernel(3, width, self.growth_rate)
-
-    def __call__(self) -> tuple["Weights", tuple[Statistics, Statistics]]:
-        """Returns what is trained, and the running statistics of both normalisations."""
-        (affine1, running1), (affine2, running2) = self.norm1(), self.norm2()
-        return Weights(affine1, self.conv1(), affine2, self.conv2()), (running1, running2)
-
-    def update(self, read: Statistics, bottleneck: Statistics) -> None:
-        """Moves the running statistics towards those of a batch."""
-        self.norm1.update(read)
-        self.norm2.update(bottleneck)
+    dropout_rate: float
+    recompute: bool
+    axis_name: str | None
 
 
-class Weights(NamedTuple):
-    """What is trained in a layer, in the order in which it is used."""
+def train(
+    settings: Settings, x: jax.Array, layers: Sequence[Tree], key: jax.Array
+) -> tuple[Standardized, list[Tree]]:
+    """Returns the output of a dense block in training, and each layer's new `batch_stats`.
+
+    Args:
+      settings: static settings.
+      x: features [B, H, W, C].
+      layers: variables of each layer: `params` and `batch_stats` of its `norm1`, `conv1`, `norm2`
+        and `conv2`.
+      key: PRNG key for dropout.
+    """
+    weights = [_weights(layer["params"]) for layer in layers]
+    features, statistics, within = _block(settings, x, weights, key)
+    batch_stats, width = [], x.shape[-1]
+    for layer, weight, bottleneck in zip(layers, weights, within, strict=True):
+        read = jax.tree.map(lambda part, width=width: part[:width], statistics)
+        old = layer["batch_stats"]
+        batch_stats.append(
+            {"norm1": _moved(old["norm1"], read), "norm2": _moved(old["norm2"], bottleneck)}
+        )
+        width += weight.kernel2.shape[-1]
+    return Standardized(features, statistics), batch_stats
+
+
+class _Weights(NamedTuple):
+    """The parameters of a layer, in the order of their use."""
 
     affine1: Affine
     kernel1: jax.Array
@@ -68,99 +84,78 @@ class Weights(NamedTuple):
     kernel2: jax.Array
 
 
-class Block(NamedTuple):
-    """What does not depend on the data.
-
-    Attributes:
-      growth_rate: k.
-      dropout_rate: share of the new features that are zeroed, where there is a key.
-      recompute: make also the 4k channels within a layer again, instead of storing them.
-      axis_name: device axis over which batch statistics are averaged, or None for each its own.
-    """
-
-    growth_rate: int
-    dropout_rate: float
-    recompute: bool
-    axis_name: str | None
+def _weights(params: Tree) -> _Weights:
+    return _Weights(
+        Affine(**params["norm1"]),
+        params["conv1"]["kernel"],
+        Affine(**params["norm2"]),
+        params["conv2"]["kernel"],
+    )
 
 
-def evaluate(
-    x: jax.Array, layers: list[tuple[Weights, tuple[Statistics, Statistics]]]
-) -> jax.Array:
-    """Returns the features [B, H, W, C + layers * k] of features [B, H, W, C], in evaluation.
-
-    Args:
-      x: the block's input.
-      layers: the weights and the running statistics of each.
-    """
-    for weights, (read, within) in layers:
-        y = convolve(relu(normalize(x, read, weights.affine1, x.dtype)), weights.kernel1)
-        y = convolve(relu(normalize(y, within, weights.affine2, x.dtype)), weights.kernel2)
-        x = jnp.concatenate([x, y], axis=-1)
-    return x
+def _moved(old: Tree, batch: Statistics) -> Tree:
+    mean, variance = updated(Statistics(old["mean"], old["var"]), batch)
+    return {"mean": mean, "var": variance}
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def train(
-    block: Block, x: jax.Array, layers: list[Weights], key: jax.Array
+def _block(
+    settings: Settings, x: jax.Array, layers: list[_Weights], key: jax.Array
 ) -> tuple[jax.Array, Statistics, list[Statistics]]:
-    """Returns the features, standardised; how they were before; each layer's statistics within it.
+    """The standardised features, their statistics, and the statistics of the layers' 4k channels.
 
-    Only the first has a gradient: the statistics are there to move the running ones.
-
-    Args:
-      block: see there.
-      x: features [B, H, W, C].
-      layers: the weights of each.
-      key: draws the dropout.
+    Only the features have a gradient.
     """
-    return _forward(block, x, layers, key)[0]
+    return _forward(settings, x, layers, key)[0]
 
 
-def _forward(block: Block, x: jax.Array, layers: list[Weights], key: jax.Array) -> Any:
+def _forward(settings: Settings, x: jax.Array, layers: list[_Weights], key: jax.Array) -> Any:
     width = x.shape[-1]
-    added = len(layers) * block.growth_rate
-    standardized, measured = standardize(x, block.axis_name)
-    features = jnp.pad(standardized, ((0, 0), (0, 0), (0, 0), (0, added)))
-    statistics, bottlenecks, within = [measured], [], []
+    added = sum(weights.kernel2.shape[-1] for weights in layers)
+    block_input = standardize(x, settings.axis_name)
+    features = jnp.pad(block_input.values, ((0, 0), (0, 0), (0, 0), (0, added)))
+    statistics, bottlenecks, within = [block_input.statistics], [], []
     for index, weights in enumerate(layers):
         bottleneck = _project(features[..., :width], *weights[:2])
-        new, inner = _expand(block, bottleneck, *weights[2:], jax.random.fold_in(key, index))
-        standardized, measured = standardize(new, block.axis_name)
-        features = features.at[..., width : width + block.growth_rate].set(standardized)
-        statistics.append(measured)
-        bottlenecks.append(None if block.recompute else bottleneck)
+        new, inner = _expand(settings, bottleneck, *weights[2:], jax.random.fold_in(key, index))
+        end = width + new.shape[-1]
+        new = standardize(new, settings.axis_name)
+        features = features.at[..., width:end].set(new.values)
+        statistics.append(new.statistics)
+        bottlenecks.append(None if settings.recompute else bottleneck)
         within.append(inner)
-        width += block.growth_rate
+        width = end
     joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *statistics)
     return (features, joined, within), (features, statistics, bottlenecks, layers, key)
 
 
-def _backward(block: Block, saved: Any, gradients: Any) -> Any:
+def _backward(settings: Settings, saved: Any, gradients: Any) -> Any:
     features, statistics, bottlenecks, layers, key = saved
     into_features = gradients[0]
-    into_layers: list[Weights] = []
+    into_layers: list[_Weights] = []
     end = features.shape[-1]
     for index in reversed(range(len(layers))):
-        start, weights = end - block.growth_rate, layers[index]
-        # No later layer is left that reads the new features, so their gradient is complete.
-        new, into_new = features[..., start:end], into_features[..., start:end]
-        into_new = standardize_gradient(new, statistics[1 + index], into_new, block.axis_name)
+        weights = layers[index]
+        start = end - weights.kernel2.shape[-1]
+        # No later layer remains that reads the new features, so their gradient is complete.
+        new = Standardized(features[..., start:end], statistics[1 + index])
+        into_new = standardize_gradient(new, into_features[..., start:end], settings.axis_name)
         bottleneck, project_vjp = jax.vjp(_project, features[..., :start], *weights[:2])
-        if not block.recompute:
+        if not settings.recompute:
             bottleneck = bottlenecks[index]
-        expand = partial(_expand, block, key=jax.random.fold_in(key, index))
+        expand = partial(_expand, settings, key=jax.random.fold_in(key, index))
         _, expand_vjp, _ = jax.vjp(expand, bottleneck, *weights[2:], has_aux=True)
         into_bottleneck, *into_second = expand_vjp(into_new)
         into_read, *into_first = project_vjp(into_bottleneck)
         into_features = into_features.at[..., :start].add(into_read)
-        into_layers.insert(0, Weights(*into_first, *into_second))
+        into_layers.insert(0, _Weights(*into_first, *into_second))
         end = start
-    x, into_x = features[..., :end], into_features[..., :end]
-    return standardize_gradient(x, statistics[0], into_x, block.axis_name), into_layers, None
+    block_input = Standardized(features[..., :end], statistics[0])
+    into_x = standardize_gradient(block_input, into_features[..., :end], settings.axis_name)
+    return into_x, into_layers, None
 
 
-train.defvjp(_forward, _backward)
+_block.defvjp(_forward, _backward)
 
 
 def _project(features: jax.Array, affine: Affine, kernel: jax.Array) -> jax.Array:
@@ -168,11 +163,11 @@ def _project(features: jax.Array, affine: Affine, kernel: jax.Array) -> jax.Arra
 
 
 def _expand(
-    block: Block, bottleneck: jax.Array, affine: Affine, kernel: jax.Array, key: jax.Array
+    settings: Settings, bottleneck: jax.Array, affine: Affine, kernel: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, Statistics]:
-    statistics = batch_statistics(bottleneck, block.axis_name)
+    statistics = batch_statistics(bottleneck, settings.axis_name)
     y = convolve(relu(normalize(bottleneck, statistics, affine, bottleneck.dtype)), kernel)
-    if block.dropout_rate:
-        kept = jax.random.bernoulli(key, 1 - block.dropout_rate, y.shape)
-        y = jnp.where(kept, y / (1 - block.dropout_rate), 0)
+    if settings.dropout_rate:
+        kept = jax.random.bernoulli(key, 1 - settings.dropout_rate, y.shape)
+        y = jnp.where(kept, y / (1 - settings.dropout_rate), 0)
     return y, statistics

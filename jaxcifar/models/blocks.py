@@ -1,32 +1,37 @@
-"""What the residual networks of He et al. 2015 and 2016 share: their fields and their blocks."""
+"""Fields and blocks shared by the residual networks of He et al. 2015 and 2016."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxcifar.errors import InputError
-from jaxcifar.models import layers, ternary
-from jaxcifar.models.layers import Conv, Norm, check_choice, relu
+from jaxcifar.kernels.relu import relu
+from jaxcifar.models import layers
+from jaxcifar.models.layers import Conv, Norm, check_choice
+from jaxcifar.models.ternary import TernaryConv
 
 
 class ResidualNetwork(nn.Module, kw_only=True):
-    """The fields that all residual networks have.
+    """Base class with the fields that all residual networks have.
 
     Attributes:
-      num_classes: size of the output.
-      norm: "batch", "group", "layer" or "none", see `layers.norm_layer`. Without normalisation the
-        convolutions have biases.
-      zero_init_residual: let every block start as the identity, see `layers.norm_layer`.
+      num_classes: number of classes.
+      norm: "batch", "group", "layer" or "none", see `layers.norm`. Convolutions have biases only
+        without normalisation.
+      zero_init_residual: whether every block starts as the identity, see `layers.norm`.
       stochastic_depth: drop rate of the last block, see `drop_rates`.
-      dropout_rate: of the classifier's input, see `layers.classify`; the papers have none.
-      ternary: "none", or how the weights of all convolutions but the first are made ternary: "twn"
-        or "ttq", see `ternary`.
-      ternary_scale: for twn, whether a "layer" or each "filter" has its threshold and scale.
-      dtype: of the computation; parameters, batch statistics and logits are float32.
-      axis_name: device axis over which batch statistics are averaged, or None for each its own.
+      dropout_rate: dropout rate before the classifier, see `layers.classify`; 0 in the papers.
+      ternary: "none", or the scheme that makes the weights of all convolutions except the first
+        ternary: "twn" or "ttq", see `ternary`.
+      ternary_scale: for "twn", whether each "layer" or each "filter" has its own threshold and
+        scale.
+      dtype: type of the computation; parameters, batch statistics and logits are float32.
+      axis_name: device axis over which batch statistics are averaged, or None.
 
     Raises:
-      InputError: if one of them has another value.
+      InputError: if a field has an invalid value.
     """
 
     num_classes: int
@@ -41,51 +46,62 @@ class ResidualNetwork(nn.Module, kw_only=True):
 
     def __post_init__(self):
         super().__post_init__()
-        check_choice("a ResNet with norm", self.norm, layers.NORMS)
-        check_choice("a ResNet with ternary", self.ternary, ("none", "twn", "ttq"))
-        check_choice("a ResNet with ternary_scale", self.ternary_scale, ("layer", "filter"))
+        check_choice("norm", self.norm, layers.NORMS)
+        check_choice("ternary", self.ternary, ("none", "twn", "ttq"))
+        check_choice("ternary_scale", self.ternary_scale, ("layer", "filter"))
         for field in "stochastic_depth", "dropout_rate":
             if not 0 <= (value := getattr(self, field)) < 1:
-                raise InputError(f"a ResNet with {field} {value}: allowed is from 0 to below 1")
+                raise InputError(f"{field} = {value}: must be from 0 to below 1")
 
-    def makers(self, train: bool) -> tuple[Conv, Conv, Norm]:
-        """Returns the makers of the first convolution, the other ones and the normalisations."""
+    def convs(self) -> tuple[Conv, Conv]:
+        """Returns what creates the first convolution, and what creates all others."""
         use_bias = self.norm == "none"
-        first = layers.conv_layer(self.dtype, use_bias)
-        conv = first
-        if self.ternary != "none":
-            per_filter = self.ternary_scale == "filter"
-            conv = ternary.conv_layer(self.ternary, per_filter, self.dtype, use_bias)
-        norm = layers.norm_layer(
-            train, self.dtype, self.axis_name, self.norm, self.zero_init_residual
+        stem_conv = partial(layers.conv, dtype=self.dtype, use_bias=use_bias)
+        if self.ternary == "none":
+            return stem_conv, stem_conv
+        return stem_conv, partial(
+            TernaryConv,
+            scheme=self.ternary,
+            per_filter=self.ternary_scale == "filter",
+            use_bias=use_bias,
+            dtype=self.dtype,
         )
-        return first, conv, norm
+
+    def norm_layer(self, train: bool) -> Norm:
+        """Returns what creates the normalisations, for training or for evaluation."""
+        return partial(
+            layers.norm,
+            train=train,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+            kind=self.norm,
+            zero_init_residual=self.zero_init_residual,
+        )
 
 
 class ResidualBlock(nn.Module):
-    """What every kind of block is given.
+    """Base class with the fields that all kinds of blocks have.
 
     Attributes:
       width: channels of the 3x3 convolutions.
-      stride: of the block.
+      stride: stride of the block.
       shortcut: "A" or "B", see `shortcut`.
-      drop_rate: chance that training skips the residual branch, see `stochastic_depth`.
-      train: whether it is training.
-      conv, norm: make the layers.
+      drop_rate: probability that training skips the residual branch, see `stochastic_depth`.
+      conv: creates the convolutions.
+      norm: creates the normalisations.
     """
 
     width: int
     stride: int
     shortcut: str
     drop_rate: float
-    train: bool
     conv: Conv
     norm: Norm
 
-    def add(self, x: jax.Array, branch: jax.Array) -> jax.Array:
+    def add(self, x: jax.Array, branch: jax.Array, train: bool) -> jax.Array:
         """Returns the residual branch [B, H, W, C] plus the shortcut of the block's input x."""
         if self.drop_rate:
-            key = self.make_rng("dropout") if self.train else None
+            key = self.make_rng("dropout") if train else None
             branch = stochastic_depth(branch, self.drop_rate, key)
         return branch + shortcut(x, branch.shape, self.stride, self.shortcut, self.conv, self.norm)
 
@@ -94,30 +110,30 @@ class BasicBlock(ResidualBlock):
     """Two 3x3 convolutions and a shortcut (He et al. 2015, figure 5, left)."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         y = self.conv(self.width, 3, self.stride, name="conv1")(x)
         y = relu(self.norm(name="norm1")(y))
         y = self.conv(self.width, 3, name="conv2")(y)
         y = self.norm(name="norm2", last=True)(y)
-        return relu(self.add(x, y))
+        return relu(self.add(x, y, train))
 
 
 class Bottleneck(ResidualBlock):
     """1x1, 3x3 and 1x1 convolutions and a shortcut (He et al. 2015, figure 5, right).
 
-    The output has four times `width` channels. The stride is on the 3x3 convolution, as in
-    torchvision; the paper has it on the first.
+    The output has 4 * `width` channels. The stride is on the 3x3 convolution, as in torchvision;
+    the paper has it on the first 1x1 convolution.
     """
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         y = self.conv(self.width, 1, name="conv1")(x)
         y = relu(self.norm(name="norm1")(y))
         y = self.conv(self.width, 3, self.stride, name="conv2")(y)
         y = relu(self.norm(name="norm2")(y))
         y = self.conv(4 * self.width, 1, name="conv3")(y)
         y = self.norm(name="norm3", last=True)(y)
-        return relu(self.add(x, y))
+        return relu(self.add(x, y, train))
 
 
 class PreActivationBlock(ResidualBlock):
@@ -126,35 +142,36 @@ class PreActivationBlock(ResidualBlock):
     He et al. 2016, "Identity Mappings in Deep Residual Networks", figure 4 (e).
 
     Attributes:
-      first: whether the input is already normalised and rectified, as the network's first block has
-        it (the paper's appendix).
+      first: whether the input is already normalised and rectified, as in the network's first block
+        (the paper's appendix).
     """
 
     first: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         y = x if self.first else relu(self.norm(name="norm1")(x))
         y = self.conv(self.width, 3, self.stride, name="conv1")(y)
         y = relu(self.norm(name="norm2")(y))
         y = self.conv(self.width, 3, name="conv2")(y)
-        return self.add(x, y)
+        return self.add(x, y, train)
 
 
 def shortcut(
     x: jax.Array, shape: tuple[int, ...], stride: int, kind: str, conv: Conv, norm: Norm
 ) -> jax.Array:
-    """Returns x [B, H, W, C] in another shape, or as it is if it has that shape.
+    """Returns x [B, H, W, C] brought to the shape of the block's output.
 
     He et al. 2015, section 3.3.
 
     Args:
-      x: input of a block.
-      shape: of the block's output.
-      stride: of the block.
+      x: input of a block; it is returned unchanged if it has that shape.
+      shape: shape of the block's output.
+      stride: stride of the block.
       kind: "A" takes every `stride`-th pixel and pads the channels with zeros on both sides; it has
         no parameters. "B" is a strided 1x1 convolution and a normalisation.
-      conv, norm: make the layers.
+      conv: creates the convolution of "B".
+      norm: creates the normalisation of "B".
     """
     if x.shape == shape:
         return x
@@ -169,13 +186,13 @@ def shortcut(
 def stochastic_depth(branch: jax.Array, drop_rate: float, key: jax.Array | None) -> jax.Array:
     """Returns a residual branch, or zeros in its place, for a whole batch at once.
 
-    Huang et al. 2016, "Deep Networks with Stochastic Depth", equations 2 and 5: without a key, as
-    in evaluation, the branch is weighted by its chance to be there.
+    Huang et al. 2016, "Deep Networks with Stochastic Depth", equations 2 and 5.
 
     Args:
-      branch: [B, H, W, C].
-      drop_rate: the chance of zeros.
-      key: draws.
+      branch: output [B, H, W, C] of the branch.
+      drop_rate: probability of zeros.
+      key: PRNG key of the draw, or None in evaluation, where the branch is weighted by its survival
+        probability instead.
     """
     if key is None:
         return branch * (1 - drop_rate)
@@ -183,8 +200,8 @@ def stochastic_depth(branch: jax.Array, drop_rate: float, key: jax.Array | None)
 
 
 def drop_rates(last: float, num_blocks: int) -> list[float]:
-    """Returns each block's drop rate: from 0 at the input linearly to that of the last block.
+    """Returns the drop rates of all blocks, which grow linearly from 0 at the input to `last`.
 
-    Huang et al. 2016, equation 4.
+    Huang et al. 2016, "Deep Networks with Stochastic Depth", equation 4.
     """
     return [last * block / num_blocks for block in range(1, num_blocks + 1)]

@@ -1,4 +1,4 @@
-"""What a network is made of, in numbers."""
+"""Counts a model's parameters and multiply-adds."""
 
 import math
 from typing import Any, NamedTuple
@@ -10,7 +10,12 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
 class Counts(NamedTuple):
-    """The number of trainable values, and the multiply-adds of a forward pass of one image."""
+    """Size of a model.
+
+    Attributes:
+      parameters: number of trainable values.
+      macs: multiply-adds in the forward pass of one image.
+    """
 
     parameters: int
     macs: int
@@ -20,8 +25,8 @@ def count(model: nn.Module, image_shape: tuple[int, int, int]) -> Counts:
     """Counts a model's parameters and the multiply-adds of its convolutions and linear layers.
 
     Args:
-      model: see `jaxcifar.models`.
-      image_shape: [H, W, C].
+      model: network to count.
+      image_shape: shape [H, W, C] of an image.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     trace = jax.make_jaxpr(
@@ -36,7 +41,7 @@ def count(model: nn.Module, image_shape: tuple[int, int, int]) -> Counts:
 def _macs(jaxpr: Jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "ffi_call":  # of `native`
+        if equation.primitive.name == "ffi_call":  # a C++ convolution, see `kernels.native`
             kernel = equation.invars[1].aval.shape
             total += equation.outvars[0].aval.size * math.prod(kernel[:-1])
         elif equation.primitive.name == "conv_general_dilated":
@@ -53,7 +58,7 @@ def _macs(jaxpr: Jaxpr) -> int:
 
 
 def _inner(params: Any) -> list[Jaxpr]:
-    """The programs that an equation calls, such as those of a jitted function."""
+    """The jaxprs inside an equation's parameters, such as that of a jitted function."""
     leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, ClosedJaxpr | Jaxpr))
     return [
         leaf.jaxpr if isinstance(leaf, ClosedJaxpr) else leaf

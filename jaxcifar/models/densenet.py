@@ -1,13 +1,13 @@
 """The DenseNets of Huang et al. 2016, "Densely Connected Convolutional Networks".
 
 Bottleneck and compression, the paper's DenseNet-BC: a layer is BatchNorm, ReLU, 1x1 convolution to
-4k channels, BatchNorm, ReLU, 3x3 convolution to k channels, whose output joins its input (sections
-3 and 4.3). Between the blocks a transition halves channels and pixels.
+4k channels, BatchNorm, ReLU, 3x3 convolution to k channels, whose output is joined to its input
+(sections 3 and 4.3). Between blocks a transition halves the channels and the height and width.
 
-| CIFAR, section 4.1     | layers a block | k  |   3 blocks of (L - 4) / 6 layers, maps of 32, 16, 8
-| densenet_bc_100_12     | 16             | 12 |
-| densenet_bc_250_24     | 41             | 24 |
-| densenet_bc_190_40     | 31             | 40 |
+| CIFAR, section 4.1     | layers per block | k  |   3 blocks of (L - 4) / 6 layers
+| densenet_bc_100_12     | 16               | 12 |
+| densenet_bc_250_24     | 41               | 24 |
+| densenet_bc_190_40     | 31               | 40 |
 
 | ImageNet, table 1      | layers of each block | k  |
 | densenet121            | 6, 12, 24, 16        | 32 |
@@ -16,24 +16,44 @@ Bottleneck and compression, the paper's DenseNet-BC: a layer is BatchNorm, ReLU,
 | densenet264            | 6, 12, 64, 48        | 32 |
 """
 
+from collections.abc import Sequence
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxcifar.errors import InputError
 from jaxcifar.kernels import dense_block
-from jaxcifar.kernels.batch_norm import Statistics
-from jaxcifar.kernels.dense_block import DenseLayer
-from jaxcifar.models import register
-from jaxcifar.models.layers import (
-    check_choice,
-    check_images,
-    classify,
-    conv_layer,
-    max_pool,
-    norm_layer,
-    relu,
-)
+from jaxcifar.kernels.relu import relu
+from jaxcifar.models import layers
+from jaxcifar.models.layers import Conv, Norm, check_choice, check_images, classify, max_pool
+from jaxcifar.models.registry import register
+
+
+class DenseLayer(nn.Module):
+    """A layer that adds k features to those it reads (the paper's sections 3 and 4.3).
+
+    Attributes:
+      growth_rate: k, the number of channels to add.
+      dropout_rate: probability that a new feature is zeroed in training.
+      conv: creates the convolutions.
+      norm: creates the normalisations.
+    """
+
+    growth_rate: int
+    dropout_rate: float
+    conv: Conv
+    norm: Norm
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        y = relu(self.norm(name="norm1")(x))
+        y = self.conv(4 * self.growth_rate, 1, name="conv1")(y)
+        y = relu(self.norm(name="norm2")(y))
+        y = self.conv(self.growth_rate, 3, name="conv2")(y)
+        y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
+        return jnp.concatenate([x, y], axis=-1)
 
 
 def _imagenet(*block_layers: int) -> dict:
@@ -56,23 +76,22 @@ class DenseNet(nn.Module):
     """A DenseNet-BC.
 
     Attributes:
-      depth: 6n + 4 for three blocks of n layers, or 0 where `block_layers` says.
-      block_layers: number of layers of each dense block, or () where `depth` says.
-      growth_rate: k, the channels that a layer adds; the stem has 2k.
-      num_classes: size of the output.
-      stem: "cifar" is a 3x3 convolution; "imagenet" a 7x7 one of stride 2, BatchNorm, ReLU and
-        max-pooling.
-      compression: share of the channels that a transition keeps.
-      dropout_rate: after each layer, as in torchvision (the paper has 0.2 on CIFAR without
-        augmentation, after every convolution but the first).
-      recompute: compute the inside of each layer again in the backward pass instead of storing it
+      growth_rate: k, the number of channels that each layer adds; the stem has 2k.
+      num_classes: number of classes.
+      depth: 6n + 4 for three blocks of n layers, or 0 if `block_layers` is given.
+      block_layers: number of layers in each dense block, or () if `depth` is given.
+      stem: "cifar" is a 3x3 convolution; "imagenet" is a 7x7 convolution of stride 2, BatchNorm,
+        ReLU and max-pooling.
+      compression: fraction of the channels that a transition keeps.
+      dropout_rate: dropout rate after each layer, as in torchvision (on CIFAR without augmentation
+        the paper applies 0.2 after every convolution except the first).
+      recompute: whether the backward pass recomputes the inside of each layer instead of storing it
         (Pleiss et al. 2017, "Memory-Efficient Implementation of DenseNets").
-      dtype: of the computation; parameters, batch statistics and logits are float32.
-      axis_name: device axis over which batch statistics are averaged, or None for each its own.
+      dtype: type of the computation; parameters, batch statistics and logits are float32.
+      axis_name: device axis over which batch statistics are averaged, or None.
 
     Raises:
-      InputError: if the depth is not 6n + 4 with n above 0, or the stem neither, or both depth and
-        block_layers are given.
+      InputError: if a field has an invalid value, or both depth and block_layers are given.
     """
 
     growth_rate: int
@@ -88,23 +107,24 @@ class DenseNet(nn.Module):
 
     def __post_init__(self):
         super().__post_init__()
-        check_choice("a DenseNet with stem", self.stem, ("cifar", "imagenet"))
+        check_choice("stem", self.stem, ("cifar", "imagenet"))
         if self.block_layers and self.depth:
             raise InputError(
-                f"a DenseNet of depth {self.depth} with block_layers {self.block_layers}: the one "
-                "stands for the other"
+                f"depth = {self.depth} and block_layers = {self.block_layers}: only one of them "
+                "can be set"
             )
         if not self.block_layers and (self.depth < 10 or (self.depth - 4) % 6):
             raise InputError(
-                f"a DenseNet-BC of depth {self.depth}: allowed is 6n + 4, as 40, 100, 190, 250"
+                f"depth = {self.depth}: must be 6n + 4 for a DenseNet-BC, e.g. 40, 100, 190, 250"
             )
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Returns float32 logits [B, num_classes] of float images [B, H, W, C]."""
-        conv, norm = conv_layer(self.dtype), norm_layer(train, self.dtype, self.axis_name)
+        conv = partial(layers.conv, dtype=self.dtype)
+        norm = partial(layers.norm, train=train, dtype=self.dtype, axis_name=self.axis_name)
         block_layers = self.block_layers or ((self.depth - 4) // 6,) * 3
-        # Each transition halves the map, the ImageNet stem twice more.
+        # Each transition halves height and width; the ImageNet stem does so twice more.
         pixels = 2 ** (len(block_layers) - 1)
         check_images(images, smallest=pixels if self.stem == "cifar" else 4 * pixels)
         if self.stem == "cifar":
@@ -112,32 +132,38 @@ class DenseNet(nn.Module):
         else:
             x = conv(2 * self.growth_rate, 7, 2, name="conv")(images)
             x = max_pool(relu(norm(name="norm_stem")(x)))
-        for block, layers in enumerate(block_layers, 1):
-            x, statistics = self._block(x, f"block{block}", layers, train)
+        for block, num_layers in enumerate(block_layers, 1):
+            dense_layers = [
+                DenseLayer(
+                    self.growth_rate,
+                    self.dropout_rate,
+                    conv,
+                    norm,
+                    name=f"block{block}_layer{index}",
+                )
+                for index in range(1, num_layers + 1)
+            ]
+            if train and not self.is_initializing():
+                x = self._train_block(x, dense_layers)
+            else:
+                for layer in dense_layers:
+                    x = layer(x, train)
             if block < len(block_layers):
-                x = relu(norm(name=f"transition{block}_norm")(x, statistics))
+                x = relu(norm(name=f"transition{block}_norm")(x))
                 x = conv(int(x.shape[-1] * self.compression), 1, name=f"transition{block}_conv")(x)
                 x = nn.avg_pool(x, (2, 2), strides=(2, 2))
-        x = relu(norm(name="norm")(x, statistics))
+        x = relu(norm(name="norm")(x))
         return classify(x, self.num_classes, self.dtype)
 
-    def _block(
-        self, x: jax.Array, name: str, num_layers: int, train: bool
-    ) -> tuple[jax.Array, Statistics | None]:
-        """The features after a dense block and, in training, their statistics."""
-        k, width = self.growth_rate, x.shape[-1]
-        widths = [width + index * k for index in range(num_layers)]
-        layers = [
-            DenseLayer(width, k, name=f"{name}_layer{index}")
-            for index, width in enumerate(widths, 1)
-        ]
-        variables = [layer() for layer in layers]
-        if not train:
-            return dense_block.evaluate(x, variables), None
-        block = dense_block.Block(k, self.dropout_rate, self.recompute, self.axis_name)
+    def _train_block(
+        self, x: jax.Array, dense_layers: Sequence[DenseLayer]
+    ) -> dense_block.Standardized:
+        """Applies the layers of a block in training, in a form that needs far less memory."""
+        settings = dense_block.Settings(self.dropout_rate, self.recompute, self.axis_name)
         key = self.make_rng("dropout") if self.dropout_rate else jax.random.key(0)
-        weights = [weights for weights, _ in variables]
-        x, statistics, within = dense_block.train(block, x, weights, key)
-        for layer, width, measured in zip(layers, widths, within, strict=True):
-            layer.update(jax.tree.map(lambda part, width=width: part[:width], statistics), measured)
-        return x, statistics
+        variables = [layer.variables for layer in dense_layers]
+        x, batch_stats = dense_block.train(settings, x, variables, key)
+        for layer, statistics in zip(dense_layers, batch_stats, strict=True):
+            for norm, values in statistics.items():
+                layer.put_variable("batch_stats", norm, values)
+        return x

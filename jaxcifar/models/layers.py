@@ -1,8 +1,7 @@
-"""The layers that the networks share, initialised as their papers have it."""
+"""Layers shared by the networks, initialised as in the original papers."""
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Protocol
 
 import jax
@@ -13,7 +12,7 @@ from jaxcifar.errors import InputError
 from jaxcifar.kernels import convolution
 from jaxcifar.kernels.batch_norm import BatchNorm
 
-# Uniform within 1 / sqrt(fan-in), as torch.nn.Linear.
+# Uniform within +-1 / sqrt(fan-in), as in torch.nn.Linear.
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 NORMS = ("batch", "group", "layer", "none")
@@ -26,18 +25,18 @@ def he_normal_fan_out(
 ) -> jax.Array:
     """Draws a kernel [H, W, in, out] of variance 2 / fan-out, which keeps the gradients' scale.
 
-    He et al. 2015, "Delving Deep into Rectifiers", equation 14. But for rounding the same
-    numbers as those of `nn.initializers.variance_scaling(2.0, "fan_out", "normal")`.
+    He et al. 2015, "Delving Deep into Rectifiers", equation 14. The numbers equal those of
+    `nn.initializers.variance_scaling(2.0, "fan_out", "normal")` except for rounding.
     """
     height, width, _, features_out = shape
     count = math.prod(shape)
-    # One row of round length: XLA takes twice as long or longer to compile one of four dimensions.
+    # One row of rounded length: XLA takes at least twice as long to compile a 4-d draw.
     row = jax.random.normal(key, (count + -count % 4096,), dtype)
     return row[:count].reshape(shape) * jnp.sqrt(2 / (height * width * features_out)).astype(dtype)
 
 
 class Conv(Protocol):
-    """Makes a square convolution, padded by half its size on every side.
+    """Creates a square convolution, padded by half the kernel's size on every side.
 
     The padding is explicit because "SAME" pads a strided convolution on the far sides only, where
     the published networks pad both.
@@ -48,121 +47,90 @@ class Conv(Protocol):
 
 
 class Norm(Protocol):
-    """Makes a normalisation, which knows already whether it is training."""
+    """Creates a normalisation."""
 
     def __call__(self, *, name: str, last: bool = False) -> Layer:
-        """Returns the layer, which keeps the shape [B, H, W, C].
+        """Returns the layer: [B, H, W, C] to [B, H, W, C].
 
         Args:
-          name: of the layer.
-          last: whether a residual branch ends with it.
+          name: name of the layer.
+          last: whether the layer ends a residual branch.
         """
 
 
-def conv_layer(dtype: jnp.dtype, use_bias: bool = False) -> Conv:
-    """Returns the maker of a network's convolutions, which compute in `dtype`."""
-
-    def make(features: int, kernel_size: int, strides: int = 1, *, name: str) -> Layer:
-        return nn.Conv(
-            features,
-            (kernel_size, kernel_size),
-            (strides, strides),
-            padding=kernel_size // 2,
-            use_bias=use_bias,
-            kernel_init=he_normal_fan_out,
-            dtype=dtype,
-            conv_general_dilated=convolution.for_backend(),
-            name=name,
-        )
-
-    return make
-
-
-def norm_layer(
-    train: bool,
+def conv(
+    features: int,
+    kernel_size: int,
+    strides: int = 1,
+    *,
+    name: str,
     dtype: jnp.dtype,
-    axis_name: str | None,
-    kind: str = "batch",
-    zero_init_residual: bool = False,
-) -> Norm:
-    """Returns the maker of a network's normalisations.
+    use_bias: bool = False,
+) -> Layer:
+    """Returns a convolution; a `Conv` once `dtype` and `use_bias` are bound.
 
     Args:
-      train: normalise by the batch's statistics, and let the running ones keep 0.9 of their value;
-        for batch normalisation.
-      dtype: of the result; statistics are float32.
-      axis_name: device axis over which batch statistics are averaged, or None.
-      kind: "batch" (Ioffe and Szegedy 2015); "group", 16 channels each, and "layer", all channels
-        and pixels of an example (Wu and He 2018, "Group Normalization", section 3.1 and table 3);
-        "none", where a residual branch ends in a learned factor that starts at 0 instead, without
-        which the deeper networks diverge (De and Smith 2020, "Batch Normalization Biases Residual
-        Blocks Towards the Identity Function in Deep Networks", section 4: SkipInit).
-      zero_init_residual: let the scales that end residual branches start at 0, so that every block
-        starts as the identity (Goyal et al. 2017, "Accurate, Large Minibatch SGD", section 5.1).
+      features: output channels.
+      kernel_size: height and width of the kernel.
+      strides: strides in both directions.
+      name: name of the layer.
+      dtype: type of the computation.
+      use_bias: whether to add a bias.
     """
-    makers = {
-        "batch": partial(BatchNorm, train=train, axis_name=axis_name),
-        "group": partial(nn.GroupNorm, num_groups=None, group_size=16, epsilon=1e-5),
-        "layer": partial(nn.GroupNorm, num_groups=1, epsilon=1e-5),
-    }
-
-    def make(*, name: str, last: bool = False) -> Layer:
-        if kind == "none":
-            return Factor(name=name) if last else lambda x: x
-        zeros, ones = nn.initializers.zeros, nn.initializers.ones
-        scale_init = zeros if zero_init_residual and last else ones
-        return makers[kind](dtype=dtype, scale_init=scale_init, name=name)
-
-    return make
-
-
-class Kernel(nn.Module):
-    """The weights of a convolution that is done elsewhere, by `convolve`.
-
-    Attributes:
-      size: height and width.
-      features_in, features_out: channels.
-    """
-
-    size: int
-    features_in: int
-    features_out: int
-
-    @nn.compact
-    def __call__(self) -> jax.Array:
-        """Returns the kernel [size, size, in, out]."""
-        shape = (self.size, self.size, self.features_in, self.features_out)
-        return self.param("kernel", he_normal_fan_out, shape)
-
-
-def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns the convolution [B, H, W, out] of x [B, H, W, in], in its type.
-
-    Args:
-      x: features.
-      kernel: [K, K, in, out], K odd.
-    """
-    half = len(kernel) // 2
-    return convolution.for_backend()(
-        x,
-        kernel.astype(x.dtype),
-        (1, 1),
-        ((half, half), (half, half)),
-        dimension_numbers=convolution.DIMENSIONS,
+    return nn.Conv(
+        features,
+        (kernel_size, kernel_size),
+        (strides, strides),
+        padding=kernel_size // 2,
+        use_bias=use_bias,
+        kernel_init=he_normal_fan_out,
+        dtype=dtype,
+        conv_general_dilated=convolution.for_backend(),
+        name=name,
     )
 
 
-def relu(x: jax.Array) -> jax.Array:
-    """Returns x where it is above 0, else 0, with gradient 0 at 0.
+def norm(
+    *,
+    name: str,
+    last: bool = False,
+    train: bool,
+    dtype: jnp.dtype,
+    axis_name: str | None = None,
+    kind: str = "batch",
+    zero_init_residual: bool = False,
+) -> Layer:
+    """Returns a normalisation; a `Norm` once all but `name` and `last` are bound.
 
-    As a choice and not a maximum, which XLA on a CPU would compute again within every
-    transposition that reads it, at several times the cost of the transposition.
+    Args:
+      name: name of the layer.
+      last: whether the layer ends a residual branch.
+      train: for batch normalisation, whether to use the batch's statistics and update the running
+        ones.
+      dtype: type of the result; statistics are float32.
+      axis_name: device axis over which batch statistics are averaged, or None.
+      kind: "batch" (Ioffe and Szegedy 2015); "group" with 16 channels per group, or "layer" over
+        all channels and pixels of an example (Wu and He 2018, "Group Normalization", section 3.1
+        and table 3); or "none", where instead a learned factor that starts at 0 ends each residual
+        branch, because deeper networks diverge without it (De and Smith 2020, "Batch Normalization
+        Biases Residual Blocks Towards the Identity Function in Deep Networks", section 4:
+        SkipInit).
+      zero_init_residual: whether the scales that end residual branches start at 0, so that every
+        block starts as the identity (Goyal et al. 2017, "Accurate, Large Minibatch SGD", section
+        5.1).
     """
-    return jnp.where(x <= 0, 0, x)
+    if kind == "none":
+        return Factor(name=name) if last else lambda x: x
+    zeros, ones = nn.initializers.zeros, nn.initializers.ones
+    common = {"dtype": dtype, "scale_init": zeros if zero_init_residual and last else ones}
+    if kind == "batch":
+        return BatchNorm(train=train, axis_name=axis_name, name=name, **common)
+    groups = {"group_size": 16, "num_groups": None} if kind == "group" else {"num_groups": 1}
+    return nn.GroupNorm(epsilon=1e-5, name=name, **groups, **common)
 
 
 class Factor(nn.Module):
-    """A learned number, at first 0, that multiplies its input."""
+    """Multiplies its input by a learned scalar, initially 0."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -170,7 +138,7 @@ class Factor(nn.Module):
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """Returns the 3x3 maximum around every other pixel of [B, H, W, C]."""
+    """Returns the 3x3 maximum around every other pixel: [B, H, W, C] to [B, H / 2, W / 2, C]."""
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
@@ -181,15 +149,15 @@ def classify(
     dropout_rate: float = 0.0,
     train: bool = False,
 ) -> jax.Array:
-    """Returns float32 logits [B, num_classes] of features [B, H, W, C]: mean and linear layer.
+    """Returns float32 logits [B, num_classes]: global mean pooling and a linear layer.
 
     Args:
-      x: the features.
-      num_classes: size of the output.
-      dtype: of the computation.
-      dropout_rate: share of the means that are zeroed in training (Srivastava et al. 2014,
+      x: features [B, H, W, C].
+      num_classes: number of classes.
+      dtype: type of the computation.
+      dropout_rate: probability that a pooled feature is zeroed in training (Srivastava et al. 2014,
         "Dropout").
-      train: whether it is training.
+      train: whether to apply dropout.
     """
     x = jnp.mean(x, axis=(1, 2))
     x = nn.Dropout(dropout_rate, deterministic=not train)(x)
@@ -197,10 +165,10 @@ def classify(
     return head(x).astype(jnp.float32)
 
 
-def check_choice(what: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    """Raises an InputError unless `value`, called `what`, is one of those allowed."""
+def check_choice(field: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Raises an InputError unless `value` of the field called `field` is one of those allowed."""
     if value not in allowed:
-        raise InputError(f"{what} {value!r}: allowed is {' or '.join(map(str, allowed))}")
+        raise InputError(f"{field} = {value!r}: must be one of {', '.join(map(str, allowed))}")
 
 
 def check_images(images: jax.Array, smallest: int) -> None:
@@ -208,6 +176,6 @@ def check_images(images: jax.Array, smallest: int) -> None:
     height, width = images.shape[1:3]
     if height != width or height < smallest:
         raise InputError(
-            f"images of {height}x{width} pixels: this network takes square ones of "
-            f"{smallest}x{smallest} or more"
+            f"images of {height}x{width} pixels: this network needs square images of at least "
+            f"{smallest}x{smallest}"
         )

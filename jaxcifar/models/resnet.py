@@ -8,16 +8,18 @@
 | stage3 | 2          | 6          | 6           | 23           | 36           | 256   |
 | stage4 | 2          | 3          | 3           | 3            | 3            | 512   |
 
-A stage begins with a stride of 2, but for the first. On small images the stem is a 3x3 convolution
-of stride 1 without pooling, so that a 32x32 image has maps of 32, 16, 8 and 4 pixels.
+Every stage except the first begins with a stride of 2. For small images the stem is a 3x3
+convolution of stride 1 without pooling, which gives a 32x32 image feature maps of 32, 16, 8 and 4
+pixels.
 """
 
 import jax
 from flax import linen as nn
 
-from jaxcifar.models import register
+from jaxcifar.kernels.relu import relu
 from jaxcifar.models.blocks import BasicBlock, Bottleneck, ResidualNetwork, drop_rates
-from jaxcifar.models.layers import check_choice, check_images, classify, max_pool, relu
+from jaxcifar.models.layers import check_choice, check_images, classify, max_pool
+from jaxcifar.models.registry import register
 
 
 @register(
@@ -34,13 +36,13 @@ class ResNet(ResidualNetwork, kw_only=True):
     """A ResNet of four stages with projection shortcuts.
 
     Attributes:
-      stage_blocks: number of blocks of each stage.
+      stage_blocks: number of blocks in each stage.
       bottleneck: whether the blocks are bottlenecks.
-      stem: "cifar" is a 3x3 convolution; "imagenet" a 7x7 one of stride 2 and max-pooling, which
-        leave a quarter of the rows and columns to the first stage.
+      stem: "cifar" is a 3x3 convolution; "imagenet" is a 7x7 convolution of stride 2 and
+        max-pooling, which together reduce height and width to a quarter.
 
     Raises:
-      InputError: if the stem is neither.
+      InputError: if a field has an invalid value.
     """
 
     stage_blocks: tuple[int, ...]
@@ -49,12 +51,13 @@ class ResNet(ResidualNetwork, kw_only=True):
 
     def __post_init__(self):
         super().__post_init__()
-        check_choice("a ResNet with stem", self.stem, ("cifar", "imagenet"))
+        check_choice("stem", self.stem, ("cifar", "imagenet"))
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Returns float32 logits [B, num_classes] of float images [B, H, W, C]."""
-        stem_conv, conv, norm = self.makers(train)
+        stem_conv, conv = self.convs()
+        norm = self.norm_layer(train)
         block_type = Bottleneck if self.bottleneck else BasicBlock
         rates = iter(drop_rates(self.stochastic_depth, sum(self.stage_blocks)))
         if self.stem == "cifar":
@@ -71,9 +74,8 @@ class ResNet(ResidualNetwork, kw_only=True):
                     stride=2 if stage > 0 and block == 0 else 1,
                     shortcut="B",
                     drop_rate=next(rates),
-                    train=train,
                     conv=conv,
                     norm=norm,
                     name=f"stage{stage + 1}_block{block + 1}",
-                )(x)
+                )(x, train)
         return classify(x, self.num_classes, self.dtype, self.dropout_rate, train)

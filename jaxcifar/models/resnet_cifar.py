@@ -1,21 +1,24 @@
 """The CIFAR ResNets of He et al. 2015, "Deep Residual Learning for Image Recognition", section 4.2.
 
-| output | 32x32  | 16x16 | 8x8 |   stage: the map's size for a 32x32 image
+| output | 32x32  | 16x16 | 8x8 |   size of each stage's feature maps for a 32x32 image
 | layers | 1 + 2n | 2n    | 2n  |   3x3 convolutions, then mean pooling and a linear layer: 6n + 2
 | width  | 16     | 32    | 64  |
 
-Their pre-activation form is that of He et al. 2016, "Identity Mappings in Deep Residual Networks".
+The pre-activation form is that of He et al. 2016, "Identity Mappings in Deep Residual Networks".
 """
+
+from functools import partial
 
 import jax
 from flax import linen as nn
 
 from jaxcifar.errors import InputError
-from jaxcifar.models import register
+from jaxcifar.kernels.relu import relu
 from jaxcifar.models.blocks import BasicBlock, PreActivationBlock, ResidualNetwork, drop_rates
-from jaxcifar.models.layers import check_choice, check_images, classify, relu
+from jaxcifar.models.layers import check_choice, check_images, classify
+from jaxcifar.models.registry import register
 
-# The depths of the paper's table 6, and two small ones for trials.
+# The depths of the paper's table 6, and two smaller ones for experiments.
 _DEPTHS = (8, 14, 20, 32, 44, 56, 110, 1202)
 
 
@@ -27,13 +30,14 @@ class ResNetCifar(ResidualNetwork, kw_only=True):
     """A CIFAR ResNet of 6n + 2 layers.
 
     Attributes:
-      depth: 6n + 2 for n blocks a stage.
+      depth: 6n + 2 for n blocks per stage.
       shortcut: "A" or "B", see `blocks.shortcut`. The paper uses A on CIFAR.
-      preactivation: normalise and rectify before each convolution, and once more at the end.
+      preactivation: whether to normalise and rectify before each convolution, and once more at the
+        end.
 
     Raises:
-      InputError: if the depth is not 6n + 2 with n above 0, the shortcut neither A nor B, or
-        pre-activation combined with what has no published form.
+      InputError: if a field has an invalid value, or pre-activation is combined with an option that
+        has no published pre-activation form.
     """
 
     depth: int
@@ -44,41 +48,40 @@ class ResNetCifar(ResidualNetwork, kw_only=True):
         super().__post_init__()
         if self.depth < 8 or (self.depth - 2) % 6:
             raise InputError(
-                f"a CIFAR ResNet of depth {self.depth}: allowed is 6n + 2, as 20, 32, 44, 56, 110"
+                f"depth = {self.depth}: must be 6n + 2 for a CIFAR ResNet, e.g. 20, 32, 44, 56, 110"
             )
-        check_choice("a CIFAR ResNet with shortcut", self.shortcut, ("A", "B"))
+        check_choice("shortcut", self.shortcut, ("A", "B"))
         if self.preactivation and (
             self.shortcut == "B" or self.norm == "none" or self.zero_init_residual
         ):
             raise InputError(
-                "a CIFAR ResNet with preactivation: its branches do not end in a normalisation, so "
-                "it takes shortcut A, a norm, and no zero_init_residual"
+                "preactivation = True: needs shortcut = 'A', a norm other than 'none', and "
+                "zero_init_residual = False"
             )
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Returns float32 logits [B, num_classes] of float images [B, H, W, C]."""
         check_images(images, smallest=4)
-        stem_conv, conv, norm = self.makers(train)
+        stem_conv, conv = self.convs()
+        norm = self.norm_layer(train)
         blocks = (self.depth - 2) // 6
         rates = iter(drop_rates(self.stochastic_depth, 3 * blocks))
         x = relu(norm(name="norm")(stem_conv(16, 3, name="conv")(images)))
         for stage, width in enumerate((16, 32, 64)):
             for block in range(blocks):
-                fields = {
-                    "width": width,
-                    "stride": 2 if stage > 0 and block == 0 else 1,
-                    "shortcut": self.shortcut,
-                    "drop_rate": next(rates),
-                    "train": train,
-                    "conv": conv,
-                    "norm": norm,
-                    "name": f"stage{stage + 1}_block{block + 1}",
-                }
+                block_type = BasicBlock
                 if self.preactivation:
-                    x = PreActivationBlock(**fields, first=stage == block == 0)(x)
-                else:
-                    x = BasicBlock(**fields)(x)
+                    block_type = partial(PreActivationBlock, first=stage == block == 0)
+                x = block_type(
+                    width=width,
+                    stride=2 if stage > 0 and block == 0 else 1,
+                    shortcut=self.shortcut,
+                    drop_rate=next(rates),
+                    conv=conv,
+                    norm=norm,
+                    name=f"stage{stage + 1}_block{block + 1}",
+                )(x, train)
         if self.preactivation:
             x = relu(norm(name="norm_end")(x))
         return classify(x, self.num_classes, self.dtype, self.dropout_rate, train)

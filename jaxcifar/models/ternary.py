@@ -1,8 +1,9 @@
 """Convolutions whose weights are -1, 0 or 1, times a scale.
 
-The latent weights are the parameters: float32 kernels like those of a float network, which the
-optimizer updates by the gradient of the ternary ones. So the weights of a float network can start
-one of TWN (`jaxcifar.tools.export`, to a file and from it); TTQ's scales are parameters of their own.
+The parameters are latent weights: float32 kernels like those of a float network, which the
+optimizer updates with the gradient of the ternary weights. The weights of a trained float network
+can therefore initialise a TWN network (`jaxcifar.tools.export`); TTQ has its scales as additional
+parameters.
 """
 
 from functools import partial
@@ -13,46 +14,36 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
 from jaxcifar.kernels import convolution
-from jaxcifar.models.layers import Conv, Layer, he_normal_fan_out
+from jaxcifar.models.layers import he_normal_fan_out
 
-# The collection in which a layer leaves how many of its weights are at -1, 0 and 1.
+# The collection in which each layer records how many of its weights are at -1, 0 and 1.
 LEVELS = "levels"
 
 
-def conv_layer(scheme: str, per_filter: bool, dtype: jnp.dtype, use_bias: bool = False) -> Conv:
-    """Returns the maker of ternary convolutions, see `TernaryConv`."""
-
-    def make(features: int, kernel_size: int, strides: int = 1, *, name: str) -> Layer:
-        return TernaryConv(
-            features, kernel_size, strides, scheme, per_filter, use_bias, dtype, name=name
-        )
-
-    return make
-
-
 class TernaryConv(nn.Module):
-    """A square convolution with ternary weights, padded by half its size on every side.
+    """A square convolution with ternary weights, padded by half the kernel's size on every side.
 
     Attributes:
       features: output channels.
-      kernel_size, strides: of both directions.
+      kernel_size: height and width of the kernel.
+      strides: strides in both directions.
       scheme: "twn" or "ttq", see the functions of these names.
-      per_filter: twn's threshold and scale are those of one filter, not of the whole layer.
+      per_filter: for "twn", whether each filter has its own threshold and scale.
       use_bias: whether to add a bias.
-      dtype: of the computation; weights are made ternary in float32.
+      dtype: type of the computation; weights are made ternary in float32.
     """
 
     features: int
     kernel_size: int
-    strides: int
-    scheme: str
-    per_filter: bool
-    use_bias: bool
-    dtype: jnp.dtype
+    strides: int = 1
+    scheme: str = "twn"
+    per_filter: bool = False
+    use_bias: bool = False
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns [B, H / strides, W / strides, features] of [B, H, W, C]."""
+        """Returns the convolution [B, H / strides, W / strides, features] of x [B, H, W, C]."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", he_normal_fan_out, shape)
         if self.scheme == "twn":
@@ -60,7 +51,8 @@ class TernaryConv(nn.Module):
             weights = twn(kernel, self.per_filter)
         else:
             levels = ttq_levels(kernel)
-            # At 1, as in the authors' code: scales as small as the weights would change too fast.
+            # Initialised to 1, as in the authors' code: scales as small as the weights would change
+            # too fast.
             positive = self.param("positive_scale", nn.initializers.ones, ())
             negative = self.param("negative_scale", nn.initializers.ones, ())
             weights = ttq(kernel, positive, negative)
@@ -73,7 +65,7 @@ class TernaryConv(nn.Module):
             weights,
             (self.strides, self.strides),
             [(self.kernel_size // 2,) * 2] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            dimension_numbers=convolution.DIMENSIONS,
         )
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(y.dtype)
@@ -82,14 +74,14 @@ class TernaryConv(nn.Module):
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def twn(kernel: jax.Array, per_filter: bool) -> jax.Array:
-    """Returns a kernel's levels times the mean size of the weights that are not at zero.
+    """Returns a kernel's levels times the mean magnitude of the weights that are not at level 0.
 
-    Li et al. 2016, "Ternary Weight Networks", equations 5 and 6 (one threshold and scale a layer);
-    the gradient passes straight through to the latent weights (section 2.3).
+    Li et al. 2016, "Ternary Weight Networks", equations 5 and 6 (one threshold and scale per
+    layer). The gradient passes straight through to the latent weights (section 2.3).
 
     Args:
-      kernel: float32 [H, W, in, out].
-      per_filter: a threshold and a scale for each of the `out` filters.
+      kernel: latent weights, float32 [H, W, in, out].
+      per_filter: whether each of the `out` filters has its own threshold and scale.
     """
     levels = twn_levels(kernel, per_filter)
     return levels * _mean(jnp.abs(kernel), levels != 0, per_filter)
@@ -102,7 +94,7 @@ twn.defvjp(
 
 
 def twn_levels(kernel: jax.Array, per_filter: bool) -> jax.Array:
-    """Returns -1, 0 or 1 for each weight: 0 where it is within 0.7 times their mean size."""
+    """Returns -1, 0 or 1 per weight: 0 if its magnitude is at most 0.7 times the mean magnitude."""
     axes = (0, 1, 2) if per_filter else None
     threshold = 0.7 * jnp.mean(jnp.abs(kernel), axes, keepdims=True)
     return jnp.where(jnp.abs(kernel) > threshold, jnp.sign(kernel), 0)
@@ -112,13 +104,14 @@ def twn_levels(kernel: jax.Array, per_filter: bool) -> jax.Array:
 def ttq(kernel: jax.Array, positive: jax.Array, negative: jax.Array) -> jax.Array:
     """Returns a kernel's levels times two learned scales: `positive`, 0 or -`negative`.
 
-    Zhu et al. 2016, "Trained Ternary Quantization", equations 6 to 8. The latent weights' gradient
-    is scaled by the scale of their level. The gradient of `negative` has the sign of the
-    derivative, -1, which equation 7 leaves out.
+    Zhu et al. 2016, "Trained Ternary Quantization", equations 6 to 8. The gradient of a latent
+    weight is multiplied by the scale of its level. The gradient of `negative` includes the factor
+    -1 of the derivative, which equation 7 omits.
 
     Args:
-      kernel: float32 [H, W, in, out].
-      positive, negative: scalars.
+      kernel: latent weights, float32 [H, W, in, out].
+      positive: scalar scale of level 1.
+      negative: scalar scale of level -1.
     """
     levels = ttq_levels(kernel)
     return jnp.where(levels > 0, positive, 0) - jnp.where(levels < 0, negative, 0)
@@ -144,13 +137,13 @@ ttq.defvjp(
 
 
 def ttq_levels(kernel: jax.Array) -> jax.Array:
-    """Returns -1, 0 or 1 for each weight: 0 where it is within 0.05 times the largest."""
+    """Returns -1, 0 or 1 per weight: 0 if its magnitude is at most 0.05 times the largest."""
     threshold = 0.05 * jnp.max(jnp.abs(kernel))
     return jnp.where(jnp.abs(kernel) > threshold, jnp.sign(kernel), 0)
 
 
 def _mean(x: jax.Array, where: jax.Array, per_filter: bool = False) -> jax.Array:
-    """The mean of the chosen elements, 0 if there are none."""
+    """The mean of the selected elements, or 0 if there are none."""
     axes = (0, 1, 2) if per_filter else None
     total = jnp.sum(x, axes, keepdims=per_filter, where=where)
     return total / jnp.maximum(jnp.sum(where, axes, keepdims=per_filter), 1)

@@ -1,4 +1,7 @@
-"""Weights in PyTorch's names and layout, those of torchvision where it has the network."""
+"""Converts weights to and from PyTorch's names and layout.
+
+Networks that torchvision has use its names.
+"""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +12,7 @@ from jax import tree_util
 
 from jaxcifar.errors import InputError
 
-# Path of a module here -> its name in PyTorch; the first pattern that matches the whole path.
+# Path of a module -> its name in PyTorch; the first pattern that matches the whole path counts.
 _MODULES = [
     (r"conv", "conv1"),
     (r"norm", "bn1"),
@@ -40,22 +43,30 @@ _LEAVES = {
 
 
 def torch_name(path: str, densenet: bool) -> str:
-    """Returns PyTorch's name of the array at `path`, as stage1_block1/conv1/kernel."""
+    """Returns PyTorch's name of an array.
+
+    Args:
+      path: path of the array without its collection, e.g. "stage1_block1/conv1/kernel".
+      densenet: whether the model is a DenseNet.
+
+    Raises:
+      KeyError: if PyTorch's network has no such array.
+    """
     module, leaf = path.rsplit("/", 1)
     for pattern, replacement in _DENSENET_MODULES if densenet else _MODULES:
         if match := re.fullmatch(pattern, module):
             name = match.expand(replacement)
-            # Blocks are counted from 0 there.
+            # PyTorch counts blocks from 0.
             name = re.sub(r"<(\d+)>", lambda number: str(int(number[1]) - 1), name)
             return f"{name}.{_LEAVES[leaf]}"
     raise KeyError(path)
 
 
 def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns all arrays of a model by their names in PyTorch, and in its layout.
+    """Returns all arrays of a model with PyTorch's names and layout.
 
-    Convolution kernels go from [H, W, in, out] to [out, in, H, W], the classifier's from [in, out]
-    to [out, in].
+    Convolution kernels change from [H, W, in, out] to [out, in, H, W], the classifier's kernel from
+    [in, out] to [out, in].
 
     Args:
       variables: `params` and `batch_stats` of a ResNet or a DenseNet.
@@ -70,23 +81,23 @@ def from_torch(arrays: Mapping[str, np.ndarray], template: Mapping[str, Any]) ->
     """Returns `params` and `batch_stats` in the structure of `template`, with PyTorch's values.
 
     Args:
-      arrays: by PyTorch's names; counters of batches (`num_batches_tracked`) are ignored.
-      template: the variables of the same model, arrays or their shapes.
+      arrays: arrays by PyTorch's names; batch counters (`num_batches_tracked`) are ignored.
+      template: variables of the same model, as arrays or as shapes.
 
     Raises:
-      InputError: naming arrays that are missing, left over, of another shape, or not finite.
+      InputError: if arrays are missing, unexpected, of a different shape, or not finite; the
+        message names them.
     """
     arrays = {k: v for k, v in arrays.items() if not k.endswith("num_batches_tracked")}
     wanted = _by_torch_name(template)
     for kind, names in (
         ("missing", wanted.keys() - arrays.keys()),
-        ("not of this model", arrays.keys() - wanted.keys()),
+        ("unexpected", arrays.keys() - wanted.keys()),
     ):
         if names:
             shown = ", ".join(sorted(names)[:5])
-            raise InputError(
-                f"{len(names)} arrays are {kind}: {shown}" + ", ..." * (len(names) > 5)
-            )
+            more = f", ... ({len(names)} in total)" if len(names) > 5 else ""
+            raise InputError(f"{kind} arrays: {shown}{more}")
 
     values = {}
     for name, (path, like) in wanted.items():
@@ -96,12 +107,12 @@ def from_torch(arrays: Mapping[str, np.ndarray], template: Mapping[str, Any]) ->
             raise InputError(f"{name}: shape {value.shape}, expected {expected}")
         values[path] = np.transpose(value, np.argsort(axes)).astype(like.dtype)
         if not np.isfinite(values[path]).all():
-            raise InputError(f"{name}: it has NaN or infinity in it")
+            raise InputError(f"{name}: contains NaN or infinity")
     return tree_util.tree_map_with_path(lambda path, _: values[path], dict(template))
 
 
 def _by_torch_name(variables: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """PyTorch's name -> path and array of each variable."""
+    """Path and array of each variable, by PyTorch's name."""
     variables = dict(variables)
     densenet = any(name.startswith("block1_layer") for name in variables["params"])
     named = {}

@@ -41,7 +41,7 @@ def print_registry() -> None:
     table.add_column("source")
     console = Console(width=None if sys.stdout.isatty() else 120)
     with console.status("counting parameters and multiply-adds"):
-        for name, entry in models.registry.items():
+        for name, entry in models.registered.items():
             counts = count(models.create(name, num_classes=10), (32, 32, 3))
             millions = f"{counts.macs / 1e6:,.2f}"
             table.add_row(name, f"{counts.parameters:,}", millions, entry.source)

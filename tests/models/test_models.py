@@ -9,11 +9,12 @@ from flax import linen as nn
 
 from jaxcifar import models
 from jaxcifar.errors import InputError
+from jaxcifar.models import layers
 from jaxcifar.models.blocks import BasicBlock, drop_rates, stochastic_depth
 from jaxcifar.models.counting import count
-from jaxcifar.models.layers import conv_layer, he_normal_fan_out, norm_layer
+from jaxcifar.models.layers import he_normal_fan_out
 from jaxcifar.models.resnet_cifar import ResNetCifar
-from tests.helpers import COMPILED_QUICKLY
+from tests.models.helpers import SMALL_DENSENET, drawn
 
 
 def slow(*case):
@@ -155,25 +156,23 @@ def test_convolutions_start_he_normal_by_fan_out():
 
 
 def basic_block(width):
-    norm = norm_layer(train=False, dtype=jnp.float32, axis_name=None)
     return BasicBlock(
         width,
         stride=2,
         shortcut="A",
         drop_rate=0.0,
-        train=False,
-        conv=conv_layer(jnp.float32),
-        norm=norm,
+        conv=partial(layers.conv, dtype=jnp.float32),
+        norm=partial(layers.norm, train=False, dtype=jnp.float32),
     )
 
 
 def test_shortcut_a_subsamples_and_pads_channels():
     block = basic_block(width=4)
     x = jnp.arange(1.0, 1 + 4 * 4 * 2).reshape(1, 4, 4, 2)
-    variables = block.init(jax.random.key(0), x)
+    variables = block.init(jax.random.key(0), x, train=False)
     # With the last BatchNorm's scale at zero only the shortcut is left.
     variables["params"]["norm2"]["scale"] *= 0
-    y = block.apply(variables, x)
+    y = block.apply(variables, x, train=False)
     assert y.shape == (1, 2, 2, 4)
     np.testing.assert_array_equal(y[0, ..., 0], 0)
     np.testing.assert_array_equal(y[0, ..., 3], 0)
@@ -184,40 +183,15 @@ def test_shortcut_a_subsamples_and_pads_channels():
 def test_strided_convolutions_pad_both_sides():
     block = basic_block(width=1)
     x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1, 0].set(1.0)
-    variables = block.init(jax.random.key(0), x)
+    variables = block.init(jax.random.key(0), x, train=False)
     kernel = jnp.arange(9.0).reshape(3, 3, 1, 1)
     variables["params"]["conv1"]["kernel"] = kernel
-    _, state = block.apply(variables, x, capture_intermediates=True, mutable="intermediates")
+    _, state = block.apply(
+        variables, x, train=False, capture_intermediates=True, mutable="intermediates"
+    )
     convolved = state["intermediates"]["conv1"]["__call__"][0]
     # Output pixel (i, j) sees rows 2i - 1 to 2i + 1: the one at (1, 1) is the last of the first.
     np.testing.assert_array_equal(convolved[0, ..., 0], [[8, 6], [2, 0]])
-
-
-SMALL_DENSENET = {"num_classes": 10, "depth": 16, "growth_rate": 4}
-
-
-def gradients(model, variables, images):
-    def loss(params):
-        logits, _ = model.apply(
-            {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
-        )
-        return jnp.mean(jnp.square(logits - jnp.arange(10)))
-
-    return jax.jit(jax.grad(loss), compiler_options=COMPILED_QUICKLY)(variables["params"])
-
-
-def test_recomputing_a_densenet_changes_no_gradient(images):
-    plain = models.create("densenet_bc_100_12", **SMALL_DENSENET)
-    saving = models.create("densenet_bc_100_12", recompute=True, **SMALL_DENSENET)
-    images = images[:, :8, :8]
-    variables = drawn(plain, images)
-    assert jax.tree.structure(variables) == jax.tree.structure(
-        jax.eval_shape(lambda: saving.init(jax.random.key(0), images, train=False))
-    )
-    one, other = (gradients(model, variables, images) for model in (plain, saving))
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), one, other)
-    for path, grad in jax.tree_util.tree_leaves_with_path(one):
-        assert jnp.all(jnp.isfinite(grad)) and jnp.any(grad != 0), jax.tree_util.keystr(path)
 
 
 @pytest.mark.parametrize(
@@ -259,74 +233,6 @@ def test_a_resnets_dropout_zeroes_what_the_classifier_is_given():
     np.testing.assert_allclose(found[kept], np.tile(4 * features, (200, 1, 1))[kept], rtol=1e-4)
     share = kept[:, features != 0].mean()
     assert share == pytest.approx(0.25, abs=5 * np.sqrt(0.25 * 0.75 / kept[:, features != 0].size))
-
-
-QUICK = ("resnet8",)
-# These take XLA above twenty minutes, and are the classes of resnet101 and resnet110.
-DEEPEST = ("resnet152", "resnet1202")
-# Forms of the networks that a field chooses.
-FORMS = [
-    ("resnet8", {"preactivation": True}),
-    ("resnet8", {"norm": "group"}),
-    ("resnet8", {"norm": "layer"}),
-    ("resnet8", {"norm": "none"}),
-    ("resnet8", {"ternary": "twn"}),
-    ("resnet8", {"ternary": "ttq"}),
-    ("densenet_bc_100_12", {"depth": 16}),
-]
-
-
-@pytest.mark.parametrize("name, fields", [*[(name, {}) for name in QUICK], *FORMS])
-def test_a_registered_network_keeps_the_contract_quickly(name, fields):
-    check_contract(name, fields)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in models.registry if n not in (*QUICK, *DEEPEST)])
-def test_a_registered_network_keeps_the_contract(name):
-    check_contract(name, {})
-
-
-def drawn(model, images):
-    """Variables like those of `init`, which takes half a minute to compile for a deep network."""
-    random = np.random.RandomState(0)
-
-    def draw(path, like):
-        if path[-1].key == "kernel":
-            fan_out = like.size / like.shape[-2]
-            return jnp.array(random.normal(0, np.sqrt(2 / fan_out), like.shape), like.dtype)
-        zeros = path[-1].key in ("bias", "mean")
-        return jnp.zeros(like.shape) if zeros else jnp.ones(like.shape)
-
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-    return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
-def check_contract(name, fields):
-    """Gradients, types and determinism of a network."""
-    images = jnp.array(np.random.RandomState(0).normal(size=(8, 16, 16, 3)), jnp.float32)
-    model = models.create(name, num_classes=10, **fields)
-    variables = drawn(model, images)
-    for path, grad in jax.tree_util.tree_leaves_with_path(gradients(model, variables, images)):
-        assert jnp.all(jnp.isfinite(grad)) and jnp.any(grad != 0), jax.tree_util.keystr(path)
-
-    def logits_of(dtype):
-        model = models.create(name, num_classes=10, dtype=dtype, **fields)
-        apply = jax.jit(
-            lambda v, x: model.apply(v, x, train=False, mutable=["batch_stats"]),
-            compiler_options=COMPILED_QUICKLY,
-        )
-        logits, updates = apply(variables, images)
-        before = variables.get("batch_stats", {})
-        jax.tree.map(np.testing.assert_array_equal, updates.get("batch_stats", {}), before)
-        np.testing.assert_array_equal(apply(variables, images)[0], logits)
-        assert logits.shape == (8, 10) and logits.dtype == jnp.float32
-        return np.array(logits)
-
-    exact, rounded = logits_of(jnp.float32), logits_of(jnp.bfloat16)
-    error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
-    assert 0 < error < 0.05
-    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
 def test_zero_init_residual_makes_every_block_the_identity(images):
@@ -436,32 +342,32 @@ def test_any_square_size_that_the_stem_allows(name, fields, smallest):
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121"])
 def test_unknown_stems_are_refused(name):
-    with pytest.raises(InputError, match="stem 'imagenette': allowed is cifar or imagenet"):
+    with pytest.raises(InputError, match="stem = 'imagenette': must be .*cifar, imagenet"):
         models.create(name, num_classes=10, stem="imagenette")
 
 
 @pytest.mark.parametrize("depth", [2, 18, 21, 57, -4])
 def test_impossible_depths_are_refused(depth):
-    with pytest.raises(InputError, match=f"depth {depth}: allowed is 6n"):
+    with pytest.raises(InputError, match=f"depth = {depth}: must be 6n"):
         ResNetCifar(depth=depth, num_classes=10)
 
 
 def test_unknown_names_and_shortcuts_are_refused():
     with pytest.raises(InputError, match="unknown model.name 'resnet55'. Did you mean 'resnet56'"):
         models.create("resnet55", num_classes=10)
-    with pytest.raises(InputError, match="shortcut 'C'"):
+    with pytest.raises(InputError, match="shortcut = 'C'"):
         models.create("resnet20", num_classes=10, shortcut="C")
 
 
 @pytest.mark.parametrize(
     "name, fields, message",
     [
-        ("densenet_bc_100_12", {"depth": 41}, "depth 41: allowed is 6n \\+ 4"),
-        ("densenet121", {"depth": 40}, "depth 40 with block_layers"),
-        ("resnet18", {"norm": "batc"}, "norm 'batc': allowed is batch or group or layer or none"),
-        ("resnet18", {"ternary": "bwn"}, "ternary 'bwn'"),
-        ("resnet18", {"ternary_scale": "row"}, "ternary_scale 'row'"),
-        ("resnet18", {"stochastic_depth": 1.0}, "stochastic_depth 1.0: allowed is from 0 to"),
+        ("densenet_bc_100_12", {"depth": 41}, "depth = 41: must be 6n \\+ 4"),
+        ("densenet121", {"depth": 40}, "depth = 40 and block_layers"),
+        ("resnet18", {"norm": "batc"}, "norm = 'batc': must be .*batch, group, layer, none"),
+        ("resnet18", {"ternary": "bwn"}, "ternary = 'bwn'"),
+        ("resnet18", {"ternary_scale": "row"}, "ternary_scale = 'row'"),
+        ("resnet18", {"stochastic_depth": 1.0}, "stochastic_depth = 1.0: must be from 0 to"),
         ("resnet20", {"preactivation": True, "shortcut": "B"}, "preactivation"),
         ("resnet20", {"preactivation": True, "norm": "none"}, "preactivation"),
     ],

@@ -51,7 +51,7 @@ def test_a_round_trip_gives_the_same_arrays(variables):
 
 def test_arrays_that_do_not_fit_are_named(variables):
     arrays = torch_weights.to_torch(variables)
-    with pytest.raises(InputError, match="1 arrays are not of this model: layer9.0.conv1.weight"):
+    with pytest.raises(InputError, match="unexpected arrays: layer9.0.conv1.weight"):
         torch_weights.from_torch({**arrays, "layer9.0.conv1.weight": np.zeros(1)}, variables)
     with pytest.raises(InputError, match=r"fc.weight: shape \(100, 64\), expected \(10, 64\)"):
         torch_weights.from_torch({**arrays, "fc.weight": np.zeros((100, 64))}, variables)
@@ -59,8 +59,8 @@ def test_arrays_that_do_not_fit_are_named(variables):
         torch_weights.from_torch({**arrays, "fc.weight": np.zeros((10, 64, 1, 1))}, variables)
     for bad in np.nan, np.inf:
         damaged = {**arrays, "fc.bias": np.full(10, bad, np.float32)}
-        with pytest.raises(InputError, match="fc.bias: it has NaN or infinity in it"):
+        with pytest.raises(InputError, match="fc.bias: .*NaN or infinity"):
             torch_weights.from_torch(damaged, variables)
     del arrays["fc.bias"], arrays["bn1.weight"]
-    with pytest.raises(InputError, match="2 arrays are missing: bn1.weight, fc.bias"):
+    with pytest.raises(InputError, match="missing arrays: bn1.weight, fc.bias"):
         torch_weights.from_torch(arrays, variables)
