@@ -132,6 +132,6 @@ def test_what_cannot_be_repeated_is_refused(finished, tmp_path):
     refuse("was changed: optimizer.learning_rate at step 1,200", config_changes=[change])
     refuse("train.sed = 3 is of another version", config={"train": {"sed": 3}})
     refuse("which began from a.st", weights={"file": "a.st", "sha256": ""})
-    refuse("the train split is not the one", data={"train": "1234"})
+    refuse("the train split differs from", data={"train": "1234"})
     del run["end"]
     refuse("the run has not ended")
