@@ -197,7 +197,7 @@ def test_every_recipe_takes_two_steps_in_its_smoke_form(name, tmp_path):
 
 def test_parts_of_a_batch_that_devices_cannot_share_are_refused(tmp_path):
     config = small_run(train__accumulation_steps=32)
-    message = "train.batch_size / train.accumulation_steps = 1: it must be a multiple of .* 2"
+    message = "train.batch_size / train.accumulation_steps = 1: must be a multiple of .* 2"
     with pytest.raises(InputError, match=message):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

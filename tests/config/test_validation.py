@@ -51,7 +51,7 @@ def test_a_misspelt_field_is_refused_by_the_lock():
         ({"augment__crop_area": 0.5}, "augment.crop_area = 0.5 has no effect"),
         ({"dataset__labels": "coarse"}, "dataset.labels = 'coarse' has no effect"),
         ({"dataset__name": "image_folder"}, "dataset.data_dir: dataset.name = 'image_folder' nee"),
-        ({"model__depth": 21}, "depth 21: allowed is 6n + 2"),
+        ({"model__depth": 21}, "depth = 21: must be 6n + 2"),
         ({"model__norm": "none", "model__zero_init_residual": True}, "zero_init_residual = True h"),
         ({"model__ternary_scale": "filter"}, "ternary_scale = 'filter' has no effect"),
         ({"model__ternary": "bwn"}, "model.ternary = 'bwn': must be one of none, twn, ttq"),

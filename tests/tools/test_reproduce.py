@@ -138,6 +138,6 @@ def test_what_cannot_be_repeated_is_refused(finished, tmp_path):
     )
     refuse("train.sed = 3 was written by a different version", config={"train": {"sed": 3}})
     refuse("started from weights in a.st", weights={"file": "a.st", "sha256": ""})
-    refuse("the train split is not the one", data={"train": "1234"})
+    refuse("the train split differs from", data={"train": "1234"})
     del run["end"]
     refuse("the run has not finished")
