@@ -1,4 +1,4 @@
-"""The settings of a process; those of this one are the test suite's own."""
+"""The settings of a process, tested in others: this one has those of the test suite."""
 
 import json
 import os
@@ -15,10 +15,10 @@ from tests.helpers import REPOSITORY
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 CPU = {"JAX_PLATFORMS": "cpu"}
 
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the settings are Linux's")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the settings exist on Linux only")
 
 
-def test_the_flag_joins_the_users_own():
+def test_the_flag_is_added_to_the_users_flags():
     if not environment.cpu_settings(CPU).get("XLA_FLAGS"):
         pytest.skip("this jaxlib is not known to take the flag")
     settings = environment.cpu_settings({**CPU, "XLA_FLAGS": "--xla_dump_to=x"})
@@ -26,7 +26,7 @@ def test_the_flag_joins_the_users_own():
 
 
 @pytest.mark.parametrize("users", [f"{FLAG}=DOT", f"--xla_dump_to=x {FLAG}="])
-def test_nothing_goes_over_what_the_user_set(users):
+def test_the_users_settings_take_precedence(users):
     assert "XLA_FLAGS" not in environment.cpu_settings({**CPU, "XLA_FLAGS": users})
     tunables = "glibc.malloc.hugetlb=0"
     assert "GLIBC_TUNABLES" not in environment.cpu_settings({**CPU, "GLIBC_TUNABLES": tunables})
@@ -39,20 +39,20 @@ def test_an_accelerator_or_the_variable_switches_them_off(environ):
     assert environment.cpu_settings(environ) == {}
 
 
-def test_an_installed_accelerator_is_enough(monkeypatch):
+def test_an_installed_accelerator_switches_them_off(monkeypatch):
     monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: name == "libtpu")
     assert environment.cpu_settings({}) == {}
     assert environment.cpu_settings(CPU) != {} or sys.platform != "linux"
 
 
 @pytest.mark.parametrize("version", ["0.9.2", "0.13.0", "1.0"])
-def test_another_jaxlib_does_without_the_flag(monkeypatch, version):
+def test_other_versions_of_jaxlib_do_not_get_the_flag(monkeypatch, version):
     monkeypatch.setattr(environment.importlib.metadata, "version", lambda name: version)
     assert "XLA_FLAGS" not in environment.cpu_settings(CPU)
 
 
 def run(program, **environ):
-    """What a process prints as JSON after `prepare`, started without the suite's settings."""
+    """Calls `prepare` in a process without the suite's settings; returns the JSON it prints."""
     names = ("XLA_FLAGS", "GLIBC_TUNABLES", "JAX_COMPILATION_CACHE_DIR")
     env = {k: v for k, v in os.environ.items() if k not in names} | environ
     done = subprocess.run(
@@ -72,7 +72,7 @@ def run(program, **environ):
 
 
 @on_linux
-def test_the_process_starts_anew_once_with_its_arguments(tmp_path):
+def test_the_process_replaces_itself_once_with_its_arguments(tmp_path):
     program = (
         "import json, os, sys\n"
         "print(json.dumps([sys.argv, os.getpid(), environment.in_effect(), dict(os.environ)]))"
@@ -95,7 +95,7 @@ def test_a_user_without_a_home_has_a_cache(monkeypatch):
 
 
 @on_linux
-def test_programs_are_kept_for_the_next_start(tmp_path):
+def test_compiled_programs_are_cached_for_the_next_start(tmp_path):
     program = (
         "import json, jax, jax.numpy as jnp\n"
         "jax.jit(lambda x: jnp.linalg.svd(x)[1])(jnp.ones((8, 8)))\n"

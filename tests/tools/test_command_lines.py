@@ -1,4 +1,4 @@
-"""The entry points beside main."""
+"""The commands that list networks and exchange weights, as command lines."""
 
 import hashlib
 import json
@@ -79,7 +79,7 @@ def test_weights_go_to_pytorch_and_back(run, tmp_path):
         (None, "not a readable safetensors file"),
     ],
 )
-def test_a_file_that_does_not_fit_is_explained_and_leaves_nothing(run, tmp_path, change, message):
+def test_an_unsuitable_file_is_explained_and_leaves_nothing(run, tmp_path, change, message):
     from jaxcifar import models
     from jaxcifar.models.torch_weights import to_torch
 
@@ -108,7 +108,7 @@ def test_a_file_that_does_not_fit_is_explained_and_leaves_nothing(run, tmp_path,
     assert not workdir.exists() and not out
 
 
-def test_export_wants_one_direction(run, tmp_path):
+def test_export_requires_one_direction(run, tmp_path):
     arguments = [*QUICKSTART, f"--workdir={tmp_path}", "--file=x"]
     code, _, err = run("jaxcifar.tools.export", *arguments)
     assert code == 1 and "exactly one of --to and --from" in err

@@ -7,7 +7,7 @@ from jaxcifar.tools.report import find, table
 
 
 def write_run(workdir, fields, rows, *, finished=True, **entries):
-    """A run's files, with the fields of its config and (step, split, accuracy, images/s)."""
+    """Writes the files of a run; rows are (step, split, accuracy, images/s)."""
     workdir.mkdir(parents=True)
     config = {"train": {"seed": 0}, "log": {"every_steps": 100}}
     for path, value in fields.items():
@@ -28,7 +28,7 @@ def cells(text):
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def test_seeds_are_averaged_and_deviate_as_computed_by_hand(tmp_path):
+def test_means_and_deviations_over_seeds_are_those_computed_by_hand(tmp_path):
     for seed, accuracy in enumerate((0.90, 0.92, 0.94)):
         rows = [(10, "train", 0.5, 100 + seed), (10, "test", 0.99, ""), (20, "test", accuracy, "")]
         write_run(tmp_path / "base" / f"seed_{seed}", {"train.seed": seed}, rows)
@@ -45,7 +45,7 @@ def test_seeds_are_averaged_and_deviate_as_computed_by_hand(tmp_path):
     }
 
 
-def test_the_best_step_is_that_of_the_validation_images_alone(tmp_path):
+def test_the_best_step_is_chosen_on_validation_images_only(tmp_path):
     rows = [(1, "validation", 0.3, ""), (2, "validation", 0.6, ""), (3, "validation", 0.5, "")]
     rows += [(1, "test", 0.9, ""), (3, "test", 0.4, "")]
     write_run(tmp_path / "run", {}, rows)
@@ -55,7 +55,7 @@ def test_the_best_step_is_that_of_the_validation_images_alone(tmp_path):
     assert row["test accuracy"] == "40.00%" and "best test accuracy" not in row
 
 
-def test_a_run_is_told_by_what_most_others_have_not(tmp_path):
+def test_a_row_lists_the_fields_in_which_it_differs_from_most(tmp_path):
     row = [(1, "test", 0.5, "")]
     common = {"optimizer.learning_rate": 0.1, "model.name": "resnet20", "train.batch_size": 64}
     write_run(tmp_path / "a", common, row)
@@ -72,7 +72,7 @@ def test_a_run_is_told_by_what_most_others_have_not(tmp_path):
     }
 
 
-def test_a_line_that_is_being_written_is_left_out(tmp_path):
+def test_an_incomplete_last_line_is_ignored(tmp_path):
     write_run(tmp_path / "run", {}, [(1, "test", 0.5, "")])
     with (tmp_path / "run" / "metrics.csv").open("a") as file:
         file.write("2,test,0.")
@@ -80,7 +80,7 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path):
     assert (row["step"], row["test accuracy"]) == ("1", "50.00%")
 
 
-def test_what_is_no_run_is_named(tmp_path):
+def test_directories_without_valid_runs_are_named(tmp_path):
     with pytest.raises(InputError, match="contains no run"):
         find(tmp_path / "nowhere")
     write_run(tmp_path / "run", {}, [(1, "test", "good", "")])
@@ -90,7 +90,7 @@ def test_what_is_no_run_is_named(tmp_path):
         find(tmp_path)
 
 
-def test_the_command_line_says_each_run_once(run_command, tmp_path):
+def test_the_command_lists_each_run_once(run_command, tmp_path):
     for seed in 0, 1:
         write_run(tmp_path / f"run_seed{seed}", {"train.seed": seed}, [(1, "test", 0.5, "")])
     code, out, err, _ = run_command(

@@ -1,4 +1,4 @@
-"""A finished run, run again from its manifest."""
+"""Reproducing a finished run from its manifest."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from tests.test_train import final, rows, small_run
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run that was interrupted, with what the manifest has to bring back: tuples and floats."""
+    """A finished run whose config has tuples and floats, which the manifest must restore."""
     workdir = tmp_path_factory.mktemp("run")
     config = small_run(
         schedule__name="multistep",
@@ -33,7 +33,7 @@ def finished(tmp_path_factory):
     return config, workdir
 
 
-def test_a_run_again_is_equal_to_the_bit(finished, capsys):
+def test_a_reproduction_is_bit_for_bit_identical(finished, capsys):
     config, workdir = finished
     assert reproduce(workdir, workdir / "reproduction")
     out = capsys.readouterr().out
@@ -49,8 +49,8 @@ def test_a_run_again_is_equal_to_the_bit(finished, capsys):
         reproduce(workdir, workdir / "reproduction")
 
 
-def test_what_is_set_before_jax_starts_is_set_again(start_main, tmp_path):
-    """Determinism and `jax.distributed`, which can only be found in a process of its own."""
+def test_settings_made_before_jax_starts_are_repeated(start_main, tmp_path):
+    """Determinism and `jax.distributed`, which only a separate process can show."""
     with socket.create_server(("localhost", 0)) as free:
         address = f"localhost:{free.getsockname()[1]}"
     alone = {
@@ -76,8 +76,8 @@ def test_what_is_set_before_jax_starts_is_set_again(start_main, tmp_path):
 
 
 @pytest.mark.slow
-def test_on_other_devices_it_is_not_and_the_command_says_where(finished, run_main, tmp_path):
-    _, workdir = finished  # on two devices, whose batch statistics are their own
+def test_differences_on_other_devices_are_reported(finished, run_main, tmp_path):
+    _, workdir = finished  # on two devices, each with its own batch statistics
     code, out, err = run_main("--mode=reproduce", f"--workdir={workdir}", f"--out={tmp_path / 'a'}")
     assert code == 1 and not err
     assert "environment differs: devices ['cpu', 'cpu'], now ['cpu']" in out
@@ -90,7 +90,7 @@ def test_on_other_devices_it_is_not_and_the_command_says_where(finished, run_mai
 
 
 def other_outcome(monkeypatch, finished, change):
-    """Lets a copy of the run, changed, be what running it again leaves."""
+    """Replaces the second training by a changed copy of the first."""
 
     def train(config, out):
         shutil.copytree(finished[1], out, dirs_exist_ok=True)
@@ -99,7 +99,7 @@ def other_outcome(monkeypatch, finished, change):
     monkeypatch.setattr(reproduce_module, "train", train)
 
 
-def test_another_state_with_the_same_metrics_is_told(finished, tmp_path, monkeypatch, capsys):
+def test_a_different_state_with_equal_metrics_is_reported(finished, tmp_path, monkeypatch, capsys):
     def change(out):
         state_again = read(out)["end"] | {"state_sha256": "0123"}
         update(out, end=state_again)
@@ -110,7 +110,7 @@ def test_another_state_with_the_same_metrics_is_told(finished, tmp_path, monkeyp
     assert "  final state: " in out and "0123 (reproduction)" in out and "metrics.csv" not in out
 
 
-def test_another_or_a_missing_row_is_told(finished, tmp_path, monkeypatch, capsys):
+def test_a_missing_row_is_reported(finished, tmp_path, monkeypatch, capsys):
     def change(out):
         lines = (out / "metrics.csv").read_text().splitlines(keepends=True)
         (out / "metrics.csv").write_text("".join(lines[:-1]))
@@ -122,7 +122,7 @@ def test_another_or_a_missing_row_is_told(finished, tmp_path, monkeypatch, capsy
     )
 
 
-def test_what_cannot_be_repeated_is_refused(finished, tmp_path):
+def test_runs_that_cannot_be_reproduced_are_refused(finished, tmp_path):
     with pytest.raises(InputError, match="nothing: not a run: it has no manifest.json"):
         reproduce(tmp_path / "nothing", tmp_path / "out")
     run = json.loads((finished[1] / "manifest.json").read_text())

@@ -1,4 +1,4 @@
-"""The grid of training images, as a picture that is read back."""
+"""The grid of training images, checked in the picture that is written."""
 
 import json
 
@@ -13,7 +13,7 @@ from tests.config.test_recipes import recipe
 from tests.helpers import REPOSITORY
 
 QUICKSTART = "--config=configs/quickstart.py"
-# A process of its own, as only one entry point's flags can be defined in one.
+# A separate process, because a process can define the flags of one command only.
 DRAW = """
 import json, sys
 import numpy as np
@@ -21,7 +21,7 @@ from jaxcifar.tools import show
 captions = json.loads(sys.argv[2])
 show.grid(np.load(sys.argv[1]), captions).save(sys.argv[3])
 """
-# What main hands to grid, beside what grid makes of it.
+# Records the captions that main passes to grid.
 RECORD = """
 import json, sys
 from pathlib import Path
@@ -105,7 +105,7 @@ def test_grid_shows_each_image_over_its_captions(draw, channels):
     assert (rest == 255).all()
 
 
-def test_a_long_caption_is_cut_before_the_next_image(draw):
+def test_a_long_caption_is_truncated_before_the_next_image(draw):
     images = np.full((2, 4, 4, 3), 255, np.uint8)
     picture = draw(images, [["0.50 large_natural_outdoor_scenes"] * 2, []])
     y, x = corner(0, 2)
@@ -188,9 +188,7 @@ def test_captions_have_the_weights_of_a_mixed_batch(run_text, tmp_path):
         ([QUICKSTART, "--out={}.txt"], "must end in .png"),
     ],
 )
-def test_what_cannot_be_drawn_is_explained_and_leaves_no_file(
-    run_command, tmp_path, arguments, message
-):
+def test_errors_are_explained_and_leave_no_file(run_command, tmp_path, arguments, message):
     out = tmp_path / "grid.png"
     arguments = [f"--out={out}", *(argument.format(out) for argument in arguments)]
     code, text, err, _ = run_command("jaxcifar.tools.show", *arguments)

@@ -1,4 +1,4 @@
-"""Sweeps as command lines, as only one entry point's flags can be defined in a process."""
+"""Sweeps, run as command lines: a process can define the flags of one command only."""
 
 import json
 import os
@@ -38,7 +38,7 @@ SWEEPS = [
 
 @pytest.fixture
 def recipe(tmp_path):
-    """Writes a recipe whose `get_sweep`, if any, returns an expression, and returns its path."""
+    """Writes a recipe, with a `get_sweep` that returns `expression` if given; returns its path."""
 
     def write(expression=None, steps=2):
         sweep = f"\ndef get_sweep():\n    return {expression}\n" if expression else ""
@@ -51,7 +51,7 @@ def recipe(tmp_path):
 
 @pytest.fixture
 def commands(run_command, tmp_path):
-    """Returns what a sweep would run: each command line as the settings of its run."""
+    """Runs a sweep with --dry_run; returns the name and the settings of each of its runs."""
 
     def dry_run(path, *arguments):
         out = f"--workdir={tmp_path}/out"
@@ -72,7 +72,7 @@ def commands(run_command, tmp_path):
     return dry_run
 
 
-def test_named_variants_are_run_in_their_order_with_what_was_given(recipe, commands):
+def test_named_variants_run_in_order_with_the_given_fields(recipe, commands):
     path = recipe('{"plain": {}, "fast": {"optimizer.learning_rate": 0.5}}')
     given = ["--config.train.label_smoothing=0.1"]
     assert commands(path, *given) == [
@@ -85,7 +85,7 @@ def test_named_variants_are_run_in_their_order_with_what_was_given(recipe, comma
     ]
 
 
-def test_a_grid_has_each_pair_once_under_a_name_of_its_own(recipe, commands):
+def test_a_grid_has_each_combination_once_under_its_own_name(recipe, commands):
     grid = '{"optimizer.learning_rate": [0.01, 0.1], "optimizer.weight_decay": [0.0, 5e-4]}'
     assert commands(recipe(f"ParameterGrid({grid})")) == [
         (
@@ -97,7 +97,7 @@ def test_a_grid_has_each_pair_once_under_a_name_of_its_own(recipe, commands):
     ]
 
 
-def test_a_random_search_draws_in_its_bounds_and_the_same_again(recipe, commands):
+def test_a_random_search_stays_in_bounds_and_is_repeatable(recipe, commands):
     fields = '{"optimizer.learning_rate": loguniform(1e-4, 1e-1), "optimizer.momentum": [0.5, 0.9]}'
     path = recipe(f"ParameterSampler({fields}, n_iter=12, random_state=3)")
     found = commands(path)
@@ -111,7 +111,7 @@ def test_a_random_search_draws_in_its_bounds_and_the_same_again(recipe, commands
     }
 
 
-def test_a_recipe_without_variants_has_itself_for_each_seed(recipe, commands):
+def test_a_recipe_without_variants_runs_once_per_seed(recipe, commands):
     assert commands(recipe(), "--seeds=0,1") == [
         ("seed_0", ["train.seed=0"]),
         ("seed_1", ["train.seed=1"]),
@@ -120,7 +120,7 @@ def test_a_recipe_without_variants_has_itself_for_each_seed(recipe, commands):
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("form", ["", ":smoke"])
-def test_the_sweeps_here_are_valid_and_say_how_to_run_them(path, form, commands):
+def test_the_sweeps_in_configs_are_valid_and_name_their_command(path, form, commands):
     assert len(commands(f"{path}{form}")) >= 9
     line = rf"(jaxcifar sweep|python -m jaxcifar.tools.sweep) --config configs/{path.name}"
     assert re.search(line, path.read_text())
@@ -152,7 +152,7 @@ def test_the_sweeps_here_are_valid_and_say_how_to_run_them(path, form, commands)
         ("({}[n] for n in (1,))", [], "get_sweep: KeyError: 1"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_before_anything_runs(
+def test_invalid_sweeps_are_refused_before_anything_runs(
     run_command, recipe, tmp_path, expression, arguments, message
 ):
     code, out, err, _ = run_command(
@@ -166,7 +166,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failure_holds_nothing_up_and_what_has_ended_is_not_repeated(
+def test_a_failed_run_stops_no_other_and_finished_ones_are_not_repeated(
     run_command, recipe, tmp_path
 ):
     no_data = f'{{"dataset.name": "cifar10", "dataset.data_dir": "{tmp_path}"}}'
@@ -189,7 +189,7 @@ def test_a_failure_holds_nothing_up_and_what_has_ended_is_not_repeated(
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
-def test_a_signal_stops_the_run_that_is_under_way_and_no_other_starts(recipe, tmp_path, number):
+def test_a_signal_stops_the_current_run_and_starts_no_other(recipe, tmp_path, number):
     path = recipe('{"one": {}, "other": {"optimizer.momentum": 0.5}}', steps=100_000)
     process = subprocess.Popen(
         [
