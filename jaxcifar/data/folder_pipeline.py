@@ -4,9 +4,6 @@ Images are decoded as they are needed, and only the part that is needed; otherwi
 contract of `host_pipeline`. An image that cannot be decoded is an error, or its slot is black and
 has mask False, and a warning names the file once. Training skipped as many images as there are
 slots with mask False; evaluation skipped `split.size` minus the number of slots with mask True.
-
-A file is decoded only as far as its crop reaches, so a truncated one is noticed only when a crop
-needs the missing part. EXIF orientation is not applied; the usual ImageNet pipelines ignore it too.
 """
 
 import os
@@ -17,6 +14,14 @@ import numpy as np
 from absl import logging
 
 from jaxcifar import errors
+from jaxcifar.data.image_decoding import (
+    ATTEMPTS,
+    ChooseView,
+    View,
+    centre_view,
+    random_window,
+    read_image,
+)
 from jaxcifar.data.image_folder import FolderSplit
 from jaxcifar.data.split import Batch
 from jaxcifar.data.streams import random_words, shuffled, stream_key
@@ -25,28 +30,6 @@ from jaxcifar.errors import InputError
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-_MAX_PIXELS = 2**27  # limit on what is decoded: a damaged header may hold any size
-_ATTEMPTS = 10
-_ASPECT_RATIO = (3 / 4, 4 / 3)
-
-
-class _View(NamedTuple):
-    """The part of an image to decode, and how it is resampled.
-
-    Attributes:
-      window: top, left, height and width of the part, int32 [] each.
-      scale, shift: float64 [2], rows and columns: the point y of the part goes to the point
-        scale * y + shift of the result.
-    """
-
-    window: tuple["tf.Tensor", "tf.Tensor", "tf.Tensor", "tf.Tensor"]
-    scale: "tf.Tensor"
-    shift: "tf.Tensor"
-
-
-# (height, width) of an image -> its view.
-_ChooseView = Callable[["tf.Tensor", "tf.Tensor"], _View]
 
 
 class _Drawn(NamedTuple):
@@ -59,7 +42,7 @@ class _Drawn(NamedTuple):
     """
 
     index: "tf.Tensor"
-    choose_view: _ChooseView
+    choose_view: ChooseView
     mirrored: "tf.Tensor"
 
 
@@ -114,13 +97,13 @@ def train_batches(
     def draw(position: tf.Tensor) -> _Drawn:
         index = shuffled(position[None], split.size, order_key)[0]
         # One row of four words for each attempt, and one for the mirroring.
-        rows = _ATTEMPTS + 1
+        rows = ATTEMPTS + 1
         random = random_words(position * rows + tf.range(rows, dtype=tf.int64), augment_key)
 
-        def choose_view(height: tf.Tensor, width: tf.Tensor) -> _View:
-            window = _random_window(height, width, random, area)
+        def choose_view(height: tf.Tensor, width: tf.Tensor) -> View:
+            window = random_window(height, width, random, area)
             scale = image_size / tf.stack(window[2:])
-            return _View(window, scale, tf.zeros_like(scale))
+            return View(window, scale, tf.zeros_like(scale))
 
         return _Drawn(index, choose_view, horizontal_flip & (random[-1, 0] % 2 == 1))
 
@@ -163,8 +146,8 @@ def eval_batches(
         raise InputError(f"resize = {resize} is below image_size = {image_size}")
     tf = import_tensorflow()
 
-    def choose_view(height: tf.Tensor, width: tf.Tensor) -> _View:
-        return _centre_view(height, width, resize, image_size)
+    def choose_view(height: tf.Tensor, width: tf.Tensor) -> View:
+        return centre_view(height, width, resize, image_size)
 
     def draw(position: tf.Tensor) -> _Drawn:
         index = tf.where(position < split.size, position, -1)
@@ -200,7 +183,7 @@ def _batches(
         exists, source = index >= 0, tf.maximum(index, 0)
         found = tf.data.Dataset.from_tensors(paths[source]).take(tf.cast(exists, tf.int64))
         # An error in a map ends the iteration; here it only leaves out the one element.
-        found = found.map(lambda path: (_read(path, choose_view, image_size), True))
+        found = found.map(lambda path: (read_image(path, choose_view, image_size), True))
         found = found.ignore_errors()
         found = found.concatenate(tf.data.Dataset.from_tensors((black, False))).take(1)
         image, decoded = found.get_single_element()
@@ -240,100 +223,3 @@ def _check_bad_image(path: str, on_bad_image: str) -> None:
             f"{path} cannot be decoded: it is empty, truncated, huge, or not a JPEG or PNG; "
             f'replace it, or skip such images with dataset.on_bad_image="skip"'
         )
-
-
-def _read(path: "tf.Tensor", choose_view: _ChooseView, image_size: int) -> "tf.Tensor":
-    """Decodes and resamples the chosen view of the image in a file, to uint8 [S, S, 3]."""
-    tf = import_tensorflow()
-    contents = tf.io.read_file(path)
-
-    def check_size(height: tf.Tensor, width: tf.Tensor) -> None:
-        pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
-        tf.debugging.assert_less_equal(pixels, tf.constant(_MAX_PIXELS, tf.int64))
-
-    def decode_jpeg() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(contents))
-        check_size(height, width)
-        (top, left, crop_height, crop_width), scale, shift = choose_view(height, width)
-        # The decoder interpolates subsampled colour, which takes one more column on either side.
-        first, last = tf.maximum(left - 1, 0), tf.minimum(left + crop_width + 1, width)
-        image = tf.image.decode_and_crop_jpeg(
-            contents,
-            [top, first, crop_height, last - first],
-            channels=3,
-            dct_method="INTEGER_ACCURATE",  # as libjpeg and Pillow by default
-        )
-        return image[:, left - first : left - first + crop_width], scale, shift
-
-    def decode_png() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        # The header's width and height come first.
-        header = tf.io.decode_raw(tf.strings.substr(contents, 16, 8), tf.int32, little_endian=False)
-        check_size(header[1], header[0])
-        image = tf.io.decode_png(contents, channels=3)
-        sides = tf.unstack(tf.shape(image)[:2])
-        (top, left, height, width), scale, shift = choose_view(*sides)
-        return image[top : top + height, left : left + width], scale, shift
-
-    # By content: a few files of ImageNet are PNGs named like JPEGs.
-    image, scale, shift = tf.cond(tf.image.is_jpeg(contents), decode_jpeg, decode_png)
-    # Antialiased, as Pillow resizes: point samples alias, and the more so the larger the image.
-    image = tf.raw_ops.ScaleAndTranslate(
-        images=image[None],
-        size=[image_size, image_size],
-        scale=tf.cast(scale, tf.float32),
-        translation=tf.cast(shift, tf.float32),
-        kernel_type="triangle",
-        antialias=True,
-    )[0]
-    return tf.saturate_cast(tf.round(image), tf.uint8)
-
-
-def _random_window(
-    height: "tf.Tensor", width: "tf.Tensor", random: "tf.Tensor", area: tuple[float, float]
-) -> tuple["tf.Tensor", "tf.Tensor", "tf.Tensor", "tf.Tensor"]:
-    """Returns the first of ten random windows that fits, else the largest permissible centred one.
-
-    Args:
-      height, width: size of the image, int32 [].
-      random: uint32 [10 or more, 4]; a row draws area, aspect ratio, top and left.
-      area: range of the window's area as a share of the image's, drawn uniformly.
-
-    Returns:
-      (top, left, height, width), int32 [] each. The logarithm of width / height is drawn uniformly.
-    """
-    tf = import_tensorflow()
-    low, high = np.log(_ASPECT_RATIO)
-    uniform = tf.cast(random[:_ATTEMPTS, :2], tf.float64) / 2**32
-    areas = (area[0] + (area[1] - area[0]) * uniform[:, 0]) * tf.cast(height * width, tf.float64)
-    ratios = tf.exp(low + (high - low) * uniform[:, 1])
-    widths = tf.cast(tf.round(tf.sqrt(areas * ratios)), tf.int32)
-    heights = tf.cast(tf.round(tf.sqrt(areas / ratios)), tf.int32)
-    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-    attempt = tf.argmax(fits, output_type=tf.int32)
-
-    sides = tf.stack([height, width])
-    # Neither side may be longer than 4 / 3 of the other.
-    largest = tf.round(tf.cast(sides[::-1], tf.float64) * _ASPECT_RATIO[1])
-    largest = tf.minimum(sides, tf.cast(largest, tf.int32))
-    fit = fits[attempt]
-    window = tf.where(fit, tf.stack([heights[attempt], widths[attempt]]), largest)
-    free = sides - window
-    offsets = tf.cast(random[attempt, 2:], tf.int64) % tf.cast(free + 1, tf.int64)
-    offsets = tf.where(fit, tf.cast(offsets, tf.int32), free // 2)
-    return (*tf.unstack(offsets), *tf.unstack(window))
-
-
-def _centre_view(height: "tf.Tensor", width: "tf.Tensor", resize: int, image_size: int) -> _View:
-    """Returns the view that resizes the shorter side to `resize` and crops the centre."""
-    tf = import_tensorflow()
-    sides = tf.stack([height, width])
-    resized = resize * sides // tf.minimum(height, width)
-    scale = resized / sides
-    offset = tf.round((resized - image_size) / 2)
-    # The source of the crop, and as far as the triangle kernel reaches beyond it.
-    reach = tf.maximum(1 / scale, 1.0)
-    first = tf.maximum(tf.cast(tf.floor(offset / scale - reach), tf.int32), 0)
-    last = tf.cast(tf.math.ceil((offset + image_size) / scale + reach), tf.int32)
-    last = tf.minimum(last, sides)
-    shift = tf.cast(first, tf.float64) * scale - offset
-    return _View((*tf.unstack(first), *tf.unstack(last - first)), scale, shift)

@@ -2,20 +2,23 @@
 
     python scripts/goldens/make_image_goldens.py DIRECTORY
 
-needs Pillow, OpenCV and NumPy, and the unpacked binary archive of CIFAR-10 in DIRECTORY, of which
-it takes the first eight test images. It writes tests/goldens/images.npz: "images" uint8
-[8, 32, 32, 3], "outputs" uint8 [cases, 2, 32, 32, 3], the cases of PILLOW and then of OPENCV, each
-on two of the images, and "versions", the two libraries'.
+DIRECTORY has the unpacked binary archive of CIFAR-10, whose first eight test images are taken. The
+script needs Pillow, OpenCV and NumPy. It writes tests/goldens/images.npz:
+
+    images    uint8 [8, 32, 32, 3]
+    outputs   uint8 [cases, 2, 32, 32, 3]: the cases of PILLOW, then of OPENCV, on two images each
+    versions  versions of the two libraries
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 GOLDENS = Path(__file__).resolve().parents[2] / "tests" / "goldens"
 
-# (operation, magnitude), the magnitude as in jaxcifar.augment.image_ops.operation.
+# (operation, magnitude), the magnitude as in jaxcifar.augment.pillow_ops.operation.
 PILLOW = [
     *[(name, m) for name in ("ShearX", "ShearY") for m in (0.3, -0.1, -0.99)],
     *[(name, m) for name in ("TranslateX", "TranslateY") for m in (9.7, -3, -32)],
@@ -26,7 +29,7 @@ PILLOW = [
     *[("Solarize", m) for m in (170, 63.75)],
     *[(name, 0) for name in ("AutoContrast", "Equalize", "Invert")],
 ]
-# (operation, its strength).
+# (operation, strength).
 OPENCV = [
     *[("hue", m) for m in (0.11, -0.2)],
     ("gray", None),
@@ -39,7 +42,7 @@ FILL = (125, 123, 114)
 
 
 def sources(case: int) -> list[int]:
-    """Returns which two of the images a case has."""
+    """Returns the indices of the two images of a case."""
     return [case % 8, (case + 3) % 8]
 
 
@@ -54,7 +57,7 @@ def elastic_noise() -> np.ndarray:
 
 
 def pillow(image: np.ndarray, name: str, magnitude: float) -> np.ndarray:
-    """Returns one operation as torchvision.transforms.AutoAugment has it of Pillow."""
+    """Returns the result of an operation as torchvision.transforms.AutoAugment calls Pillow."""
     from PIL import Image, ImageEnhance, ImageOps
 
     image = Image.fromarray(image)
@@ -79,8 +82,8 @@ def pillow(image: np.ndarray, name: str, magnitude: float) -> np.ndarray:
     return np.asarray(result)
 
 
-def opencv(image: np.ndarray, name: str, strength) -> np.ndarray:
-    """Returns one operation as albumentations 1.3 has it of OpenCV."""
+def opencv(image: np.ndarray, name: str, strength: Any) -> np.ndarray:
+    """Returns the result of an operation as albumentations 1.3 calls OpenCV."""
     import cv2
 
     x, y = np.meshgrid(np.arange(32), np.arange(32))
@@ -110,7 +113,7 @@ def opencv(image: np.ndarray, name: str, strength) -> np.ndarray:
 
 
 def grid_positions(steps: np.ndarray) -> np.ndarray:
-    """Returns where the 32 pixels of a row come from: five cells of 6 pixels and the rest."""
+    """Returns the sources of the 32 pixels of a row: five cells of 6 pixels and the remainder."""
     pieces, start = [], 0.0
     for step in steps[:5]:
         pieces.append(np.linspace(start, start + 6 * step, 6))
@@ -119,7 +122,7 @@ def grid_positions(steps: np.ndarray) -> np.ndarray:
 
 
 def main(directory: str) -> None:
-    """Writes all goldens."""
+    """Writes the goldens."""
     import cv2
     import PIL
 

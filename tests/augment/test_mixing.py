@@ -119,7 +119,7 @@ def test_cutmix_takes_one_rectangle_from_the_partner(images, quick_beta):
         for side in (rows, columns):
             assert np.count_nonzero(np.diff(np.r_[0, side, 0])) in (0, 2)
         border += rows[[0, -1]].any() or columns[[0, -1]].any()
-        # What the targets say is what the pixels are, also where the box was cut.
+        # Targets match the pixels, even where the box was cut off.
         np.testing.assert_allclose(np.diag(targets), 1 - box.mean(), atol=1e-6)
         np.testing.assert_allclose(targets[np.arange(6), ORDER], box.mean(), atol=1e-6)
         np.testing.assert_allclose(targets.sum(1), 1, atol=1e-6)
@@ -167,7 +167,7 @@ def test_cutmix_boxes_are_as_frequent_as_algorithm_1_says(quick_beta, alpha):
                 (1.0, 1.0, [0, 0, 1]),
             ],
         ),
-        # One that is off has no share.
+        # A method that is disabled gets no share.
         ((1.0, 0.0), [(1.0, 1.0, [0, 1, 0]), (0.4, 0.5, [0.6, 0.4, 0])]),
         ((0.0, 1.0), [(1.0, 0.0, [0, 0, 1]), (0.4, 0.5, [0.6, 0, 0.4])]),
     ],
@@ -209,7 +209,7 @@ def test_padding_is_mixed_into_no_example(images, quick_beta, settings):
     assert (free[:, mask][:, :, ~mask] > 0).any()
     assert not targets[:, mask][:, :, ~mask].any()
     np.testing.assert_allclose(mixed[:, ~mask], np.tile(images[~mask], (20, 1, 1, 1, 1)), atol=1e-5)
-    # The other pairs are as they were.
+    # The other pairs are unchanged.
     pairs = np.array([[mask[other] for other in partners(one)] for one in free]) & mask
     np.testing.assert_array_equal(targets[pairs], free[pairs])
     assert pairs.any()
@@ -252,7 +252,7 @@ def test_every_permutation_of_partners_is_as_likely(quick_beta):
 
 @pytest.mark.parametrize("settings", [MIXUP, CUTMIX], ids=["mixup", "cutmix"])
 def test_no_key_is_drawn_from_twice(monkeypatch, images, settings):
-    # fold_in(key, i) equals split(key)[i], so a device's index may meet another draw's key.
+    # fold_in(key, i) equals split(key)[i], so a device's index could give another draw's key.
     results = {
         "bernoulli": jnp.bool(True),
         "permutation": jnp.arange(6),
@@ -267,7 +267,7 @@ def test_no_key_is_drawn_from_twice(monkeypatch, images, settings):
             return result
 
         monkeypatch.setattr(jax.random, name, draw)
-    with jax.disable_jit():  # or the keys are tracers
+    with jax.disable_jit():  # otherwise the keys are tracers
         for device in range(8):
             mixing.mix(jax.random.key(5), device, images, TARGETS, **settings)
     uses = list(drawn.values())

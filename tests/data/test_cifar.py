@@ -13,10 +13,10 @@ from jaxcifar.data import cifar, cifar_tfds, datasets
 from jaxcifar.data.cifar_format import CIFAR10, CIFAR100, FORMATS
 from jaxcifar.data.split import Split, hold_out
 from jaxcifar.errors import InputError
-from tests.data.test_cifar_archives import small_set, tar
+from tests.data.test_cifar_archives import python_version, small_set, tar
 from tests.helpers import REPOSITORY
 
-# Put before a program, makes it run as where TensorFlow is not installed.
+# Prepended to a program, makes it run as if TensorFlow were not installed.
 WITHOUT_TENSORFLOW = """
 import sys
 sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None
@@ -60,7 +60,7 @@ def records_of(path, fmt, names):
 
 @pytest.fixture(scope="module")
 def published(cifar_archives):
-    """CIFAR-10's arrays, read from the binary version by other code."""
+    """CIFAR-10's arrays, read from the binary version without `cifar`."""
     arrays = {}
     *train, test = CIFAR10.records
     for name, files in (("train", train), ("test", [test])):
@@ -116,7 +116,7 @@ def test_changed_stored_arrays_are_not_used(published, tmp_path, monkeypatch):
     assert not file.exists()
 
 
-@pytest.mark.parametrize("place", ["folder", "archive", "files"])
+@pytest.mark.parametrize("place", ["folder", "archive", "files", "python version"])
 def test_archives_in_the_data_directory_are_read(cifar_archives, tmp_path, published, place):
     folder = cifar_archives / CIFAR10.folders[0]
     if place == "folder":
@@ -124,6 +124,11 @@ def test_archives_in_the_data_directory_are_read(cifar_archives, tmp_path, publi
     elif place == "archive":
         contents = {f"{folder.name}/{p.name}": p.read_bytes() for p in folder.iterdir()}
         tar(tmp_path / CIFAR10.archives[0], contents)
+    elif place == "python version":
+        contents = {path.name: path.read_bytes() for path in folder.iterdir()}
+        (tmp_path / CIFAR10.folders[1]).mkdir()
+        for name, data in python_version(CIFAR10, contents).items():
+            (tmp_path / CIFAR10.folders[1] / name).write_bytes(data)
     else:
         for path in folder.iterdir():
             (tmp_path / path.name).symlink_to(path)
@@ -144,7 +149,7 @@ def test_cifar100_is_read_without_tensorflow(cifar_archives, tmp_path):
     np.testing.assert_array_equal(splits["test"].images, images)
 
 
-def test_a_read_only_data_directory_is_read(cifar_archives, tmp_path, published, monkeypatch):
+def test_a_data_directory_that_cannot_be_written_is_read(cifar_archives, tmp_path, published):
     (tmp_path / CIFAR10.folders[0]).symlink_to(cifar_archives / CIFAR10.folders[0])
     (tmp_path / "jaxcifar").write_text("not a directory")
     splits = datasets.load(section(name="cifar10", data_dir=str(tmp_path)))

@@ -58,7 +58,7 @@ def python_version(fmt, files):
     keys = [labels.python_key.encode() for labels in fmt.labels]
     out = {}
     for name in fmt.records:
-        records = np.frombuffer(files[name], np.uint8).reshape(COUNT, -1)
+        records = np.frombuffer(files[name], np.uint8).reshape(-1, fmt.record_bytes)
         batch = {key: records[:, k].tolist() for k, key in enumerate(keys)}
         batch[b"data"] = records[:, len(keys) :].copy()
         out[name.removesuffix(".bin")] = pickle.dumps(batch, protocol=3)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from jaxcifar import train as training
 from jaxcifar.config import default
-from jaxcifar.data import folder_pipeline
+from jaxcifar.data import image_decoding
 from jaxcifar.data.folder_pipeline import eval_batches, train_batches
 from jaxcifar.data.image_folder import FolderSplit, scan
 from jaxcifar.data.streams import random_words, stream_key
@@ -194,7 +194,7 @@ def draw_windows(height, width, area, count):
 
     def window(random):
         sides = tf.constant(height), tf.constant(width)
-        return tf.stack(folder_pipeline._random_window(*sides, random, area))
+        return tf.stack(image_decoding.random_window(*sides, random, area))
 
     return tf.function(lambda w: tf.map_fn(window, w, tf.int32))(words).numpy(), words
 
@@ -253,7 +253,7 @@ def test_decoding_inside_the_crop_equals_cropping_the_whole(train, name):
     random = np.random.RandomState(0)
     for _ in range(20):
         top, left = random.randint(image.shape[0] - 15), random.randint(image.shape[1] - 15)
-        found = folder_pipeline._read(
+        found = image_decoding.read_image(
             train.path(index),
             lambda *_, top=top, left=left: ((top, left, 16, 16), tf.ones(2), tf.zeros(2)),
             16,
