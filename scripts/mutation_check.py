@@ -178,7 +178,7 @@ _ALL = [
         "metrics/test_classification.py",
     ),
     Mutation(
-        "any config goes on",
+        "any config resumes",
         "resilience/manifest.py",
         "refused = never if accept else changes",
         "refused = never",
