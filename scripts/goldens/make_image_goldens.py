@@ -1,11 +1,11 @@
-"""Writes what Pillow and OpenCV make of eight images, for the tests to compare with.
+"""Writes Pillow's and OpenCV's results for eight images, as expected values of tests.
 
     python scripts/goldens/make_image_goldens.py DIRECTORY
 
-needs Pillow, OpenCV and NumPy, and the unpacked binary archive of CIFAR-10 in DIRECTORY, of which
-it takes the first eight test images. It writes tests/goldens/images.npz: "images" uint8
-[8, 32, 32, 3], "outputs" uint8 [cases, 2, 32, 32, 3], the cases of PILLOW and then of OPENCV, each
-on two of the images, and "versions", the two libraries'.
+The script needs Pillow, OpenCV and NumPy, and the unpacked binary archive of CIFAR-10 in DIRECTORY,
+from which it takes the first eight test images. It writes tests/goldens/images.npz with the arrays
+"images", uint8 [8, 32, 32, 3]; "outputs", uint8 [cases, 2, 32, 32, 3], the cases of PILLOW followed
+by those of OPENCV, each applied to two of the images; and "versions", those of the two libraries.
 """
 
 import sys
@@ -26,7 +26,7 @@ PILLOW = [
     *[("Solarize", m) for m in (170, 63.75)],
     *[(name, 0) for name in ("AutoContrast", "Equalize", "Invert")],
 ]
-# (operation, its strength).
+# (operation, strength).
 OPENCV = [
     *[("hue", m) for m in (0.11, -0.2)],
     ("gray", None),
@@ -39,7 +39,7 @@ FILL = (125, 123, 114)
 
 
 def sources(case: int) -> list[int]:
-    """Returns which two of the images a case has."""
+    """Returns the indices of the two images to which a case is applied."""
     return [case % 8, (case + 3) % 8]
 
 
@@ -54,7 +54,7 @@ def elastic_noise() -> np.ndarray:
 
 
 def pillow(image: np.ndarray, name: str, magnitude: float) -> np.ndarray:
-    """Returns one operation as torchvision.transforms.AutoAugment has it of Pillow."""
+    """Applies an operation with Pillow, as torchvision.transforms.AutoAugment does."""
     from PIL import Image, ImageEnhance, ImageOps
 
     image = Image.fromarray(image)
@@ -80,7 +80,7 @@ def pillow(image: np.ndarray, name: str, magnitude: float) -> np.ndarray:
 
 
 def opencv(image: np.ndarray, name: str, strength) -> np.ndarray:
-    """Returns one operation as albumentations 1.3 has it of OpenCV."""
+    """Applies an operation with OpenCV, as albumentations 1.3 does."""
     import cv2
 
     x, y = np.meshgrid(np.arange(32), np.arange(32))
@@ -93,7 +93,7 @@ def opencv(image: np.ndarray, name: str, strength) -> np.ndarray:
     if name.startswith("clahe"):
         clip_limit, (rows, columns) = strength
         equalize = cv2.createCLAHE(clip_limit, (columns, rows))
-        if name == "clahe_grey":  # the green channel alone
+        if name == "clahe_grey":  # of the green channel only
             green = equalize.apply(np.ascontiguousarray(image[..., 1]))
             return np.repeat(green[..., None], 3, axis=-1)
         lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
@@ -110,7 +110,7 @@ def opencv(image: np.ndarray, name: str, strength) -> np.ndarray:
 
 
 def grid_positions(steps: np.ndarray) -> np.ndarray:
-    """Returns where the 32 pixels of a row come from: five cells of 6 pixels and the rest."""
+    """Returns the source positions of a row's 32 pixels: five cells of 6 pixels and the rest."""
     pieces, start = [], 0.0
     for step in steps[:5]:
         pieces.append(np.linspace(start, start + 6 * step, 6))
