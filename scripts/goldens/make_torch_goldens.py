@@ -1,14 +1,15 @@
-"""Writes what PyTorch computes with the networks of torch_models.py, for the tests to compare with.
+"""Writes PyTorch's results for the networks of torch_models.py, as expected values of tests.
 
     python scripts/goldens/make_torch_goldens.py
 
-needs PyTorch and NumPy, and writes tests/goldens/<model>.json: logits in evaluation and in
-training, and after one training loss the batch statistics and the norm of every gradient. No
-weights are stored: both sides take them from `weights`, a function of name and shape. Then
-schedules.json, the learning rate of each epoch, and optimizers.json, the weights after ten updates.
+The script needs PyTorch and NumPy. It writes tests/goldens/<model>.json with the logits in
+evaluation and in training, the batch statistics, and the norm of every gradient after one training
+step. Weights are not stored: both sides get them from `weights`, a function of name and shape. It
+also writes schedules.json, the learning rate of each epoch, and optimizers.json, the weights after
+ten updates.
 
-They are computed in float64: in float32 a rounding error that carries one activation over a ReLU's
-kink changes gradients by a thousandth, in PyTorch alone already.
+Everything is computed in float64. In float32, one rounding error that moves an activation across
+the kink of a ReLU changes gradients by a thousandth, even between two runs of PyTorch.
 """
 
 import json
@@ -19,8 +20,8 @@ import numpy as np
 
 GOLDENS = Path(__file__).resolve().parents[2] / "tests" / "goldens"
 
-# Golden -> the PyTorch network's constructor and arguments, and the size of the images: small, but
-# not so small that a BatchNorm of a deep network is left with a handful of values.
+# Golden -> constructor and arguments of the PyTorch network, and the image size: small, but large
+# enough that every BatchNorm of a deep network sees more than a handful of values.
 MODELS = {
     "resnet20": ("cifar_resnet", (20,), {}, 8),
     "resnet20_b": ("cifar_resnet", (20,), {"shortcut": "B"}, 8),
@@ -50,8 +51,8 @@ BATCH = 8
 
 
 def weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns the float32 array called `name` in PyTorch, of PyTorch's `shape`."""
-    # NumPy promises that RandomState's streams never change.
+    """Returns the float32 array with the given name and shape in PyTorch."""
+    # NumPy guarantees that the streams of RandomState never change.
     normal = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
     if name.endswith("running_var"):
         values = 1 + 0.2 * np.abs(normal)
@@ -71,7 +72,7 @@ def batch(size: int) -> tuple[np.ndarray, np.ndarray]:
     return images, random.randint(0, 10, BATCH)
 
 
-# Golden -> the PyTorch scheduler and its arguments; the rate before it is 0.1.
+# Golden -> PyTorch scheduler and its arguments; the base learning rate is 0.1.
 EPOCHS = 60
 SCHEDULES = {
     "step": ("StepLR", {"step_size": 20, "gamma": 0.2}),
@@ -93,7 +94,7 @@ SCHEDULES = {
         },
     ),
 }
-# Golden -> the PyTorch optimizer and its arguments.
+# Golden -> PyTorch optimizer and its arguments.
 OPTIMIZERS = {
     "sgd": ("SGD", {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),
     "sgd_nesterov": (
@@ -107,12 +108,12 @@ CLIP = 2.0
 
 
 def gradients(step: int) -> np.ndarray:
-    """Returns the float32 gradient [3, 4] of an update, for the goldens of optimizers."""
+    """Returns the float32 gradient [3, 4] of one update for the optimizer goldens."""
     return np.random.RandomState(step).standard_normal((3, 4)).astype(np.float32)
 
 
 def golden(model, size: int) -> dict:
-    """Returns the logits of one network, and the norms of its statistics and gradients."""
+    """Returns a network's logits and the norms of its batch statistics and gradients."""
     import torch
     from torch import nn
 
@@ -125,7 +126,7 @@ def golden(model, size: int) -> dict:
     images, labels = batch(size)
     images = torch.from_numpy(images).permute(0, 3, 1, 2).double()
 
-    counts = {}  # values a channel that each BatchNorm sees
+    counts = {}  # number of values per channel that each BatchNorm sees
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             module.register_forward_hook(
@@ -140,7 +141,8 @@ def golden(model, size: int) -> dict:
         if name.endswith("running_mean"):
             statistics[name] = after.norm().item()
         elif name.endswith("running_var"):
-            # PyTorch keeps n / (n - 1) times the variance that it normalises by; Flax keeps that.
+            # PyTorch stores n / (n - 1) times the variance that it normalises by; Flax stores the
+            # variance itself.
             n = counts[name.removesuffix(".running_var")]
             kept = 0.9 * before[name]
             statistics[name] = (kept + (after - kept) * (n - 1) / n).norm().item()
@@ -168,7 +170,7 @@ def schedule(name: str, arguments: dict) -> list[float]:
 
 
 def optimized(name: str, arguments: dict, clip: bool) -> list:
-    """Returns the weights, at first 1, after ten updates."""
+    """Returns the weights, initially 1, after ten updates."""
     import torch
 
     weight = torch.nn.Parameter(torch.ones(3, 4))
@@ -182,7 +184,7 @@ def optimized(name: str, arguments: dict, clip: bool) -> list:
 
 
 def write(name: str, value: dict) -> None:
-    """Writes one file of goldens."""
+    """Writes one golden file."""
     (GOLDENS / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n")
 
 

@@ -1,6 +1,6 @@
-"""The networks once more, in plain PyTorch: an independent statement of the papers' tables.
+"""The networks in plain PyTorch, written independently from the tables of the papers.
 
-Modules are named as torchvision names them, where it has the network.
+Modules have torchvision's names if torchvision has the network.
 """
 
 from functools import partial
@@ -11,7 +11,7 @@ from torch import nn
 
 
 class Norm:
-    """The kinds of normalisation; without one, a residual branch ends in a learned factor."""
+    """Creates a kind of normalisation, or the learned factors that replace it."""
 
     def __init__(self, kind: str):
         self.kind = kind
@@ -26,7 +26,7 @@ class Norm:
 
 
 class Factor(nn.Module):
-    """Multiplies by a learned number."""
+    """Multiplies its input by a learned scalar."""
 
     def __init__(self):
         super().__init__()
@@ -52,7 +52,7 @@ class TernaryConv2d(nn.Conv2d):
             above = w.detach() > 0.05 * w.detach().abs().max()
             below = w.detach() < -0.05 * w.detach().abs().max()
             p, n = self.positive_scale, self.negative_scale
-            # The latent weights' part has the value 0 and the gradient of its level's scale.
+            # The latent weights contribute the value 0, and a gradient scaled by their level.
             scale = torch.where(above, p, torch.where(below, n, 1)).detach()
             w = above * p - below * n + scale * (w - w.detach())
         else:
@@ -72,7 +72,7 @@ def make_conv(norm: str, ternary: str):
 
 
 class Shortcut(nn.Module):
-    """Shortcut A: every `stride`-th pixel, and zeros for the channels that are missing."""
+    """Shortcut A: every `stride`-th pixel, with zeros for the missing channels."""
 
     def __init__(self, stride: int, extra: int):
         super().__init__()
@@ -120,7 +120,7 @@ class Bottleneck(nn.Module):
 
 
 class PreActivationBlock(nn.Module):
-    """Normalisation and ReLU before each convolution; the network's first block has had its own."""
+    """Normalisation and ReLU before each convolution, except the first of the first block."""
 
     def __init__(self, width_in, width, stride, downsample, conv, norm, first):
         super().__init__()
@@ -137,7 +137,7 @@ class PreActivationBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """He et al. 2015 and 2016: widths and blocks of each stage, the stem and the shortcut."""
+    """ResNet of He et al. 2015 and 2016, for given stages, stem and shortcut."""
 
     def __init__(
         self,
@@ -215,7 +215,7 @@ class Transition(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """Huang et al. 2016, with bottleneck and compression."""
+    """DenseNet of Huang et al. 2016, with bottleneck and compression."""
 
     def __init__(self, block_layers, growth_rate, num_classes=10, stem="cifar"):
         super().__init__()

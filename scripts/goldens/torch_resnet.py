@@ -1,10 +1,10 @@
-"""The CIFAR-10 recipe of configs/resnet*.py in plain PyTorch, to hold jaxcifar's curves against.
+"""The CIFAR-10 recipe of configs/resnet*.py in plain PyTorch, for comparing training curves.
 
     python scripts/goldens/torch_resnet.py cifar-10-batches-bin --steps 6400 --milestones 3200 4800
 
-Needs PyTorch and NumPy alone, and the files of the official binary version. Same network (shortcut
-A), initialisation, augmentation, optimizer, schedule and batches across the ends of epochs; other
-random numbers.
+The script needs only PyTorch, NumPy and the files of the official binary version. Network (shortcut
+A), initialisation, augmentation, optimizer, schedule and batches that span epochs are the same as
+jaxcifar's; only the random numbers differ.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def read(paths: list[Path]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def augment(images: torch.Tensor) -> torch.Tensor:
-    """Pads by 4, crops back and mirrors, each image at random."""
+    """Pads each image by 4, crops it at a random position and mirrors it at random."""
     size = len(images)
     padded = F.pad(images, (4, 4, 4, 4))
     rows = torch.randint(0, 9, (size, 1)) + torch.arange(32)
@@ -50,7 +50,7 @@ def augment(images: torch.Tensor) -> torch.Tensor:
 
 
 def normalize(images: torch.Tensor) -> torch.Tensor:
-    """Returns float images with mean zero and deviation one, channels last in memory."""
+    """Returns float images with mean 0 and standard deviation 1, channels last in memory."""
     images = (images.float() / 255 - MEAN) / STD
     return images.contiguous(memory_format=torch.channels_last)
 
@@ -70,11 +70,11 @@ def evaluate(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tu
 
 
 def main() -> None:
-    """Trains, and prints the training metrics since the last line and the test metrics."""
+    """Trains, printing test metrics and the training metrics since the previous line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", type=Path, help="directory with data_batch_1.bin and the others")
+    parser.add_argument("data", type=Path, help="directory with data_batch_1.bin etc.")
     parser.add_argument("--depth", type=int, default=20)
     parser.add_argument("--steps", type=int, default=64_000)
     parser.add_argument("--milestones", type=int, nargs="*", default=[32_000, 48_000])

@@ -8,7 +8,7 @@ from jax import lax
 
 from jaxcifar.kernels import convolution, native
 
-# Images' size, channels in and out, kernel and stride: all kinds that the networks have.
+# Image size, input and output channels, kernel size and stride: all kinds that the networks have.
 SHAPES = [
     (8, 3, 16, 3, 1),
     (8, 16, 32, 3, 2),
@@ -24,7 +24,7 @@ SHAPES = [
     (17, 3, 8, 7, 2),
     (1, 8, 8, 3, 2),
 ]
-# What the compiled ones take in pieces or with fewer products: wide, narrow, of many channels.
+# Shapes that the C++ convolutions split up, or compute with fewer products.
 MORE_SHAPES = [
     (32, 16, 16, 3, 1),
     (33, 20, 40, 3, 1),
@@ -104,7 +104,7 @@ def test_other_paddings_and_batches(kind, batch, size, width_in, width, taps):
         assert_equal(found, value_and_gradients(plain, x, kernel, *settings), 1e-5)
 
 
-def test_a_sum_counted_by_hand(kind):
+def test_a_case_computed_by_hand(kind):
     x = np.arange(1, 10, dtype=np.float32).reshape(1, 3, 3, 1)
     kernel = np.zeros((3, 3, 1, 2), np.float32)
     kernel[0, 1, 0, 0] = 1  # the pixel above
@@ -122,7 +122,7 @@ def test_a_sum_counted_by_hand(kind):
     np.testing.assert_allclose(dkernel[0, 0, 0, 0], (dy[1:, 1:, 0] * x[0, :2, :2, 0]).sum(), 1e-6)
 
 
-def test_half_precision_is_xlas():
+def test_half_precision_uses_xla():
     x, kernel = (
         jnp.asarray(array, jnp.bfloat16) for array in (normal(2, 8, 8, 4), normal(3, 3, 4, 8))
     )
@@ -131,7 +131,7 @@ def test_half_precision_is_xlas():
     assert_equal(found, value_and_gradients(plain, x, kernel, *settings), 1e-2)
 
 
-def test_several_kernels_at_once(kind):
+def test_vmap_over_kernels(kind):
     x, kernels = normal(4, 6, 6, 3), normal(5, 3, 3, 3, 8)
     settings = (1, 1), ((1, 1), (1, 1))
 
@@ -144,11 +144,11 @@ def test_several_kernels_at_once(kind):
     assert_equal(at_once(convolution.conv_general_dilated), at_once(plain), 1e-5)
 
 
-def orders_in_loops(function):
-    """The dimensions' orders of the convolutions in the loop bodies of a small network's program.
+def layouts_in_loops(function):
+    """Returns the layouts of all convolutions in the loop of a small network's compiled program.
 
-    Each turn of the loop takes a gradient step, through strides, a 1x1 kernel and 3x3 kernels of
-    few channels and of many.
+    Each iteration of the loop takes a gradient step through strided convolutions, a 1x1 kernel, and
+    3x3 kernels with few and with many channels.
     """
     shapes = [(3, 3, 4, 8), (1, 1, 8, 64), (3, 3, 64, 64), (3, 3, 64, 4)]
     kernels = [jnp.asarray(normal(*shape)) for shape in shapes]
@@ -162,24 +162,24 @@ def orders_in_loops(function):
             y = jnp.tanh(function(y, kernel, (stride, stride), [(pad, pad)] * 2))
         return jnp.mean(y)
 
-    def turn(_, kernels):
+    def iteration(_, kernels):
         grads = jax.grad(loss)(kernels)
         return jax.tree.map(lambda kernel, grad: kernel - grad, kernels, grads)
 
-    program = jax.jit(lambda kernels, turns: lax.fori_loop(0, turns, turn, kernels))
+    program = jax.jit(lambda kernels, steps: lax.fori_loop(0, steps, iteration, kernels))
     text = program.lower(kernels, 3).compile().as_text()
     entry = text[text.index("\nENTRY") :]
     assert " convolution(" not in entry
     return set(re.findall(r" convolution\(.*dim_labels=(\S+?)[,\s]", text))
 
 
-def test_no_convolution_in_a_loop_is_out_of_order(kind):
-    in_order = {"b01f_01io->b01f"}
-    expected = set() if kind == "native" else in_order
-    assert orders_in_loops(convolution.conv_general_dilated) == expected
-    # What it is there for: without it there are others.
-    assert orders_in_loops(plain) > in_order
+def test_convolutions_in_a_loop_have_the_fast_layout(kind):
+    fast = {"b01f_01io->b01f"}
+    expected = set() if kind == "native" else fast
+    assert layouts_in_loops(convolution.conv_general_dilated) == expected
+    # Without this module there are other layouts.
+    assert layouts_in_loops(plain) > fast
 
 
-def test_it_is_the_cpus():
+def test_it_is_used_on_a_cpu():
     assert convolution.for_backend() is convolution.conv_general_dilated

@@ -1,4 +1,4 @@
-"""Every family against the same network in PyTorch, with the same weights and images."""
+"""Compares every model family with the same network in PyTorch, for equal weights and images."""
 
 import json
 import runpy
@@ -16,7 +16,7 @@ from tests.helpers import COMPILED_QUICKLY, REPOSITORY
 
 torch_side = runpy.run_path(str(REPOSITORY / "scripts" / "goldens" / "make_torch_goldens.py"))
 
-# Golden -> the model's name and fields here.
+# Golden -> name and fields of the model.
 MODELS = {
     "resnet20": ("resnet20", {}),
     "resnet20_b": ("resnet20", {"shortcut": "B"}),
@@ -46,11 +46,11 @@ QUICK = {
     *("resnet20", "resnet20_preactivation", "resnet20_group", "resnet20_none"),
     *("resnet20_twn_filter", "resnet20_ttq", "resnet18", "densenet_bc_40_12"),
 }
-# One of each family; all of `QUICK` are compared in float64.
+# One of each family; all models in `QUICK` are compared in float64.
 QUICK_IN_FLOAT32 = {"resnet20", "densenet_bc_40_12"}
-# In these no activation is so near a ReLU's kink that float32 takes it over.
+# Models in which no activation is so close to a ReLU's kink that float32 moves it across.
 SMOOTH_IN_FLOAT32 = {*QUICK, "resnet20_b", "resnet110", "resnet18_imagenet"}
-# Of these an activation is, but of images that are larger by a rounding it is not.
+# Models that have such an activation, but not for images scaled by this factor.
 SMOOTH_BESIDE = {"resnet110": 1 + 2e-7}
 
 
@@ -59,7 +59,7 @@ def test_every_golden_is_compared():
 
 
 def deviations(name, dtype, scale=1.0):
-    """The largest relative deviations from PyTorch; here the images are multiplied by `scale`."""
+    """Returns the largest relative deviations from PyTorch, for images multiplied by `scale`."""
     expected = json.loads((REPOSITORY / "tests" / "goldens" / f"{name}.json").read_text())
     size = torch_side["MODELS"][name][3]
     images, labels = torch_side["batch"](size)
@@ -116,20 +116,20 @@ def names(quick):
 
 
 @pytest.mark.parametrize("name", names(QUICK))
-def test_the_network_is_pytorchs_in_float64(name):
+def test_network_matches_pytorch_in_float64(name):
     with jax.enable_x64(True):
         assert max(deviations(name, np.float64).values()) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["resnet20", "densenet_bc_40_12"])
 @pytest.mark.usefixtures("as_on_a_gpu")
-def test_a_gpus_network_is_pytorchs_in_float64(name):
+def test_network_on_a_gpu_matches_pytorch_in_float64(name):
     with jax.enable_x64(True):
         assert max(deviations(name, np.float64).values()) < 1e-5
 
 
 @pytest.mark.parametrize("name", names(QUICK_IN_FLOAT32))
-def test_the_network_is_pytorchs_in_float32(name):
+def test_network_matches_pytorch_in_float32(name):
     found = deviations(name, np.float32)
     if name in SMOOTH_BESIDE:
         beside = deviations(name, np.float32, SMOOTH_BESIDE[name])

@@ -44,7 +44,7 @@ def parameters(name, size=32, **fields):
         slow("densenet264", 30_667_786, 30_909_796, 1840.47),
     ],
 )
-def test_parameters_and_multiply_adds_are_the_published_ones(name, cifar10, cifar100, million_macs):
+def test_published_parameters_and_multiply_adds(name, cifar10, cifar100, million_macs):
     counts = count(models.create(name, num_classes=10), (32, 32, 3))
     assert (counts.parameters, round(counts.macs / 1e6, 2)) == (cifar10, million_macs)
     # Only the classifier depends on the number of classes.
@@ -95,7 +95,7 @@ def variables(images):
     return models.create("resnet8", num_classes=10).init(jax.random.key(0), images, train=False)
 
 
-def test_evaluation_changes_nothing_and_training_the_statistics(images, variables):
+def test_only_training_changes_the_statistics(images, variables):
     model = models.create("resnet8", num_classes=10)
     logits, updates = model.apply(variables, images, train=False, mutable=["batch_stats"])
     assert logits.shape == (4, 10) and logits.dtype == jnp.float32
@@ -119,7 +119,7 @@ def test_evaluation_changes_nothing_and_training_the_statistics(images, variable
     )
 
 
-def test_bfloat16_computes_in_it_and_keeps_float32_parameters(images, variables):
+def test_bfloat16_computation_keeps_float32_parameters(images, variables):
     model = models.create("resnet8", num_classes=10, dtype=jnp.bfloat16)
     params = model.init(jax.random.key(0), images, train=False)["params"]
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
@@ -144,7 +144,7 @@ def test_convolutions_start_he_normal_by_fan_out():
         std = np.sqrt(2 / (size * size * fan_out))
         assert abs(kernel.std() / std - 1) < 4 / np.sqrt(2 * kernel.size)
         assert abs(kernel.mean() / std) < 4 / np.sqrt(kernel.size)
-        # A normal distribution that was not cut off reaches beyond 2 deviations in 4.6 % of draws.
+        # A normal distribution that is not truncated reaches beyond 2 deviations in 4.6 % of draws.
         assert abs(np.mean(np.abs(kernel) > 2 * std) - 0.0455) < 5 * np.sqrt(0.0455 / kernel.size)
         like = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         key = jax.random.key(size)
@@ -170,7 +170,7 @@ def test_shortcut_a_subsamples_and_pads_channels():
     block = basic_block(width=4)
     x = jnp.arange(1.0, 1 + 4 * 4 * 2).reshape(1, 4, 4, 2)
     variables = block.init(jax.random.key(0), x, train=False)
-    # With the last BatchNorm's scale at zero only the shortcut is left.
+    # With the last BatchNorm's scale at zero only the shortcut remains.
     variables["params"]["norm2"]["scale"] *= 0
     y = block.apply(variables, x, train=False)
     assert y.shape == (1, 2, 2, 4)
@@ -190,7 +190,7 @@ def test_strided_convolutions_pad_both_sides():
         variables, x, train=False, capture_intermediates=True, mutable="intermediates"
     )
     convolved = state["intermediates"]["conv1"]["__call__"][0]
-    # Output pixel (i, j) sees rows 2i - 1 to 2i + 1: the one at (1, 1) is the last of the first.
+    # Output (i, j) reads rows 2i - 1 to 2i + 1; the pixel at (1, 1) is the last that (0, 0) reads.
     np.testing.assert_array_equal(convolved[0, ..., 0], [[8, 6], [2, 0]])
 
 
@@ -199,7 +199,7 @@ def test_strided_convolutions_pad_both_sides():
     [("densenet_bc_100_12", SMALL_DENSENET), ("resnet8", {"num_classes": 10})],
     ids=["dense", "res"],
 )
-def test_dropout_acts_in_training_alone_and_follows_its_key(images, name, fields):
+def test_dropout_acts_only_in_training_and_follows_its_key(images, name, fields):
     model = models.create(name, dropout_rate=0.5, **fields)
     images = images[:, :8, :8]
     variables = drawn(model, images)
@@ -216,7 +216,7 @@ def test_dropout_acts_in_training_alone_and_follows_its_key(images, name, fields
     assert not np.array_equal(train(1), train(2))
 
 
-def test_a_resnets_dropout_zeroes_what_the_classifier_is_given():
+def test_resnet_dropout_zeroes_inputs_of_the_classifier():
     def logits(model, key):
         rngs = {"dropout": key}
         return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)[0]
@@ -224,7 +224,7 @@ def test_a_resnets_dropout_zeroes_what_the_classifier_is_given():
     images = jnp.linspace(-1, 1, 2 * 8 * 8 * 3).reshape(2, 8, 8, 3)
     plain, dropped = (models.create("resnet8", num_classes=64, dropout_rate=r) for r in (0.0, 0.75))
     variables = plain.init(jax.random.key(0), images, train=False)
-    # With the identity for a classifier, the logits are the pooled features.
+    # With the identity as classifier, the logits are the pooled features.
     variables["params"]["head"] = {"kernel": jnp.eye(64), "bias": jnp.zeros(64)}
     features = np.array(jax.jit(partial(logits, plain))(jax.random.key(1)))
     keys = jax.random.split(jax.random.key(2), 200)
@@ -253,7 +253,7 @@ def test_zero_init_residual_makes_every_block_the_identity(images):
     assert variables["params"]["stage1_block1"]["norm1"]["scale"].all()
 
 
-def test_stochastic_depth_is_the_papers():
+def test_stochastic_depth_matches_the_paper():
     # Huang et al. 2016, figure 2: survival from 1 at the input to 0.5 at the last block.
     assert drop_rates(0.5, 5) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
     branch = jnp.ones((2, 3, 3, 1))
@@ -266,7 +266,7 @@ def test_stochastic_depth_is_the_papers():
 
 
 @pytest.mark.parametrize("name", ["resnet14"])
-def test_stochastic_depth_acts_in_training_alone_and_follows_its_key(images, name):
+def test_stochastic_depth_acts_only_in_training_and_follows_its_key(images, name):
     model = models.create(name, num_classes=10, stochastic_depth=0.9)
     images = images[:, :8, :8]
     variables = model.init(jax.random.key(0), images, train=False)
@@ -325,7 +325,7 @@ def test_networks_without_normalisation_train(name, rate):
         ("densenet121", {"stem": "imagenet"}, 32),
     ],
 )
-def test_any_square_size_that_the_stem_allows(name, fields, smallest):
+def test_square_images_down_to_the_stems_limit(name, fields, smallest):
     model = models.create(name, num_classes=7, **fields)
 
     def shape_for(height, width):
@@ -372,7 +372,7 @@ def test_unknown_names_and_shortcuts_are_refused():
         ("resnet20", {"preactivation": True, "norm": "none"}, "preactivation"),
     ],
 )
-def test_fields_that_do_not_fit_are_refused(name, fields, message):
+def test_conflicting_fields_are_refused(name, fields, message):
     with pytest.raises(InputError, match=message):
         models.create(name, num_classes=10, **fields)
 

@@ -26,7 +26,7 @@ def test_twn_equals_a_case_computed_by_hand():
     )
 
 
-def test_a_kernel_of_zeros_stays_so():
+def test_a_kernel_of_zeros_stays_zero():
     assert not ternary.twn(jnp.zeros((3, 3, 2, 2)), True).any()
     assert not ternary.ttq(jnp.zeros((3, 3, 2, 2)), jnp.ones(()), jnp.ones(())).any()
 
@@ -82,7 +82,7 @@ def convolve(x, kernel, strides):
 
 @pytest.mark.parametrize("scheme", ["twn", "ttq"])
 @pytest.mark.parametrize("strides, size", [(1, 3), (2, 3), (2, 1)])
-def test_a_layer_convolves_with_three_levels_a_filter(scheme, strides, size):
+def test_a_layer_convolves_with_three_levels_per_filter(scheme, strides, size):
     layer = ternary.TernaryConv(6, size, strides, scheme, scheme == "twn", False, jnp.float32)
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 64))
     variables = layer.init(jax.random.key(1), x)
@@ -110,7 +110,7 @@ def test_a_layer_convolves_with_three_levels_a_filter(scheme, strides, size):
 
 
 @pytest.mark.parametrize("scheme, scale", [("twn", "layer"), ("twn", "filter"), ("ttq", "layer")])
-def test_all_but_the_first_and_the_last_layer_are_ternary(scheme, scale):
+def test_all_layers_except_the_first_and_the_last_are_ternary(scheme, scale):
     fields = {"num_classes": 10, "ternary": scheme, "ternary_scale": scale}
     model = models.create("resnet8", shortcut="B", **fields)
     key, images = jax.random.key(0), jnp.zeros((1, 8, 8, 3))

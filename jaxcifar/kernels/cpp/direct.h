@@ -1,5 +1,6 @@
-// Convolutions as they are defined. In a padded image the columns that a kernel covers and their
-// channels lie side by side, as in a row of the kernel, so the two are one loop.
+// Convolutions computed directly from their definition. In a padded image, the columns that a
+// kernel covers and their channels are contiguous, as they are in a row of the kernel, so one loop
+// covers both.
 
 #pragma once
 
@@ -7,8 +8,8 @@
 
 namespace jaxcifar {
 
-// Copies the channels [first, first + channels) of an image, with zeros around it, to `padded`
-// [padded_height, padded_width, channels].
+// Copies the channels [first, first + channels) of an image to `padded`
+// [padded_height, padded_width, channels], with zeros around it.
 template <class T>
 void Pad(const Shape& s, const T* image, Index first, Index channels, T* padded) {
   const Index row = s.padded_width() * channels;
@@ -33,7 +34,7 @@ void Pad(const Shape& s, const T* image, Index first, Index channels, T* padded)
   }
 }
 
-// Copies pixels of `channels` to pixels of `lanes`, which are more.
+// Copies pixels of `channels` numbers to pixels of `lanes` numbers, filled up with zeros.
 template <class T>
 void Widen(Index pixels, Index channels, Index lanes, const T* from, T* to) {
   for (Index pixel = 0; pixel < pixels; ++pixel, from += channels, to += lanes) {
@@ -42,7 +43,7 @@ void Widen(Index pixels, Index channels, Index lanes, const T* from, T* to) {
   }
 }
 
-// Has the weights of a group lie together: [group][rows, columns, in][lanes].
+// Copies the kernel so that each group's weights are contiguous: [group][rows, columns, in][lanes].
 template <class T>
 void Pack(const Threads& threads, const Shape& s, const T* kernel, T* packed) {
   const Index taps = s.rows * s.columns * s.in;
@@ -73,7 +74,7 @@ void ConvolveDirectly(const Threads& threads, const Shape& s, const T* x, const 
       Compute<T, vectors>(o);
     });
   };
-  if (s.pointwise()) {  // all pixels as one long row
+  if (s.pointwise()) {  // treat all pixels as one long row
     const Index pixels = s.images * s.height * s.width;
     const Index piece = std::max<Index>(64, kCacheBytes / 4 / sizeof(T) / s.in);
     threads.Share(CeilDiv(pixels, piece), [=](Index part, Index) {
@@ -103,13 +104,14 @@ template <class T>
 void KernelGradientDirectly(const Threads& threads, const Shape& shape, const T* x, const T* dy,
                             T* gradient) {
   Shape s = shape;
-  // Pixels that need no padding are read where they are, all as one long row.
+  // Without padding the pixels are read in place, as one long row.
   const bool pointwise = s.pointwise();
   if (pointwise) {
     s.images *= s.height * s.width;
     s.height = s.width = s.out_height = s.out_width = 1;
   }
-  // A part is a slice of the input channels, of a share of the images; shares are added up at last.
+  // A part is a slice of the input channels of a share of the images. The shares are summed at the
+  // end.
   const Index lanes = WholeVectors<T>(s.out), taps = s.rows * s.columns * s.in;
   const Index slice = std::min<Index>(s.in, pointwise ? 256 : 32), slices = CeilDiv(s.in, slice);
   const Index shares = std::clamp<Index>(s.images, 1, CeilDiv(kParts, slices));
@@ -152,7 +154,7 @@ void KernelGradientDirectly(const Threads& threads, const Shape& shape, const T*
         Widen(count * dy_image, s.out, lanes, gradients, dy_copy);
         todo.dy.data = dy_copy;
       }
-      if (pointwise) {  // a pixel is an image here: one row of them
+      if (pointwise) {  // each pixel counts as an image: treat them as one row
         todo.images = 1;
         todo.width = count;
       }

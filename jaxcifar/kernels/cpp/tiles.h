@@ -1,5 +1,5 @@
-// Sums of products that stay in vector registers until they are complete: tiles of outputs, and of
-// the kernel's gradient. The lanes of a vector are output channels.
+// Sums of products that stay in vector registers until they are complete: tiles of the outputs, and
+// tiles of the kernel's gradient. The lanes of a vector are output channels.
 
 #pragma once
 
@@ -20,7 +20,7 @@ constexpr int kVectorBytes = 16, kRegisters = 32;
 constexpr int kVectorBytes = 16, kRegisters = 16;
 #endif
 
-// Of the registers, those that hold sums.
+// Number of registers that hold sums.
 constexpr int kSums = kRegisters * 3 / 4;
 
 template <class T>
@@ -41,15 +41,17 @@ void Store(const V& vector, T* to) {
   std::memcpy(to, &vector, sizeof vector);
 }
 
-// Sums are in registers only if no index into them is left to run time.
+// Arrays of sums are kept in registers only if every index into them is known at compile time.
 #define UNROLL _Pragma("GCC unroll 32")
 
+// The number of channels rounded up to whole vectors.
 template <class T>
 Index WholeVectors(Index channels) {
   return CeilDiv(channels, kLanes<T>) * kLanes<T>;
 }
 
-// Images, or the gradient by them, and how far from an image, a row and a pixel to the next.
+// Images, or gradients with respect to images, and the distances from one image, row and pixel to
+// the next.
 template <class T>
 struct View {
   T* data;
@@ -58,8 +60,8 @@ struct View {
   T* At(Index i, Index h, Index w) const { return data + i * image + h * down + w * right; }
 };
 
-// Output channels are taken in groups of one to three vectors. Calls group(first, vectors) for
-// each, `vectors` a constant.
+// Splits the output channels into groups of one to three vectors. Calls group(first, vectors) for
+// each group, where `vectors` is a compile-time constant.
 template <class T, class Group>
 void ForGroups(Index channels, Group group) {
   for (Index first = 0; first < channels;) {
@@ -72,22 +74,23 @@ void ForGroups(Index channels, Group group) {
   }
 }
 
-// A group of output channels of some images.
+// One group of output channels of some images.
 template <class T>
 struct Outputs {
-  Index images, height, width, channels;  // the last may be fewer than the lanes
+  Index images, height, width, channels;  // channels: may be fewer than the group's lanes
   View<T> y;
-  View<const T> x;  // what the first pixel of the kernel meets
+  View<const T> x;  // its first pixel is the one that meets the kernel's first tap
   Index x_row;
-  Index rows, length;  // of the kernel; the length is columns times channels
+  Index rows, length;  // of the kernel; length is columns times input channels
   const T* weights;    // [rows, length, lanes]
 };
 
+// Computes one tile of kDown x kRight pixels.
 template <class T, int kDown, int kRight, int kVectors>
 void Tile(const Outputs<T>& o, Index image, Index h, Index w) {
   const T* x = o.x.At(image, h, w);
   const T* weights = o.weights;
-  if (o.rows == 1) {  // no copy of x in the cache was made: fetch the next tile's
+  if (o.rows == 1) {  // x was not copied to the cache before: prefetch the next tile's pixels
     const T* const next = x + kRight * o.x.right;
     for (Index i = 0; i < kRight * o.x.right; i += kVectorBytes / sizeof(T))
       __builtin_prefetch(next + i);
@@ -97,8 +100,8 @@ void Tile(const Outputs<T>& o, Index image, Index h, Index w) {
     UNROLL for (int r = 0; r < kRight; ++r)
       UNROLL for (int v = 0; v < kVectors; ++v) sum[d][r][v] = Vector<T>{};
   for (Index row = 0; row < o.rows; ++row, x += o.x_row) {
-    // A pointer for four pixels each. Their relation is hidden from the compiler, which else takes
-    // one pointer and the distance of each pixel, and runs out of registers.
+    // One pointer per four pixels. The asm hides from the compiler how the pointers are related;
+    // otherwise it keeps one pointer and an offset per pixel, and runs out of registers.
     const T* pixels[kDown][CeilDiv(kRight, 4)];
     UNROLL for (int d = 0; d < kDown; ++d)
       UNROLL for (int r = 0; r < kRight; r += 4) {
@@ -124,7 +127,7 @@ void Tile(const Outputs<T>& o, Index image, Index h, Index w) {
       }
 }
 
-// All tiles. Where they do not divide an image, the last ones overlap those before.
+// Computes all tiles. If they do not divide an image evenly, the last ones overlap the others.
 template <class T, int kDown, int kRight, int kVectors>
 void Tiles(const Outputs<T>& o) {
   for (Index image = 0; image < o.images; ++image)
@@ -134,6 +137,7 @@ void Tiles(const Outputs<T>& o) {
                                          std::min(w, o.width - kRight));
 }
 
+// Computes a group of output channels, in tiles of a size that fits the images.
 template <class T, int kVectors>
 void Compute(const Outputs<T>& o) {
   constexpr int kPixels = kRegisters / 4;
@@ -144,15 +148,16 @@ void Compute(const Outputs<T>& o) {
   Tiles<T, 1, 1, kVectors>(o);
 }
 
-// Some rows of the kernel's gradient, each of a tap and an input channel, from some images.
+// The contribution of some images to some rows of the kernel's gradient. A row belongs to one tap
+// and one input channel.
 template <class T>
 struct Sums {
   Index images, height, width;
   View<const T> x, dy;
-  T* const* rows;  // to which the sums are added
+  T* const* rows;  // the sums are added to these
 };
 
-// As many rows as a template argument says, which is returned.
+// Adds to kRows rows and returns kRows.
 template <class T, int kRows, int kVectors>
 int Accumulate(const Sums<T>& s) {
   Vector<T> sum[kRows][kVectors];
@@ -179,6 +184,7 @@ int Accumulate(const Sums<T>& s) {
   return kRows;
 }
 
+// Adds to as many of the remaining rows as fit into registers, and returns their number.
 template <class T, int kVectors>
 int AccumulateSome(const Sums<T>& s, Index rows_left) {
   constexpr int kMost = kSums / kVectors;

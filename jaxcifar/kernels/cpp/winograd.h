@@ -1,12 +1,13 @@
 // 3x3 convolutions with half of the multiplications: Lavin and Gray 2015, "Fast Algorithms for
 // Convolutional Neural Networks", sections 4.1 and 4.4.
 //
-// F(4, 3) makes a tile of four outputs y in a row, of three taps g and the six pixels d that they
-// meet, of six products instead of twelve: y = A^T [(G g) * (B^T d)]. Each of the six is of a plane
-// of its own. Products are summed over channels and the kernel's rows before A^T is applied. What a
-// plane has of an image's outputs lies in one row, height * tiles long.
+// F(4, 3) computes a tile of four adjacent outputs y, from three taps g and the six pixels d that
+// they meet, with six products instead of twelve: y = A^T [(G g) * (B^T d)]. Each of the six
+// products belongs to a plane of its own. Products are summed over channels and the kernel's rows
+// before A^T is applied. In a plane, an image's outputs form one row of height * tiles numbers.
 //
-// The results are the plain convolution's but for rounding, some 2e-6 of the largest in float.
+// The results equal the direct convolution's except for rounding, about 2e-6 of the largest output
+// in float.
 
 #pragma once
 
@@ -14,7 +15,7 @@
 
 namespace jaxcifar {
 
-// Tells the compiler that what a loop writes is not what it reads.
+// Tells the compiler that a loop does not read what it writes.
 #ifdef __clang__
 #define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #else
@@ -23,21 +24,22 @@ namespace jaxcifar {
 
 constexpr Index kPlanes = 6, kTile = 4;
 
-// With fewer channels the sums before and after the products take the time that these save.
+// With fewer channels the transforms take as much time as the saved products.
 constexpr Index kFewestChannels = 32;
 
-// Whether these functions make a convolution, and faster.
+// Whether these functions support a convolution and are faster.
 inline bool ConvolvesByPlanes(const Shape& s) {
   return s.rows == 3 && s.columns == 3 && s.stride_down == 1 && s.stride_right == 1 &&
          s.out_width % kTile == 0 && std::min(s.in, s.out) >= kFewestChannels;
 }
 
-// For small images the sums of the kernel's gradient are read and written too often.
+// For small images the kernel gradient's sums would be read and written too often.
 inline bool KernelGradientByPlanesIsFaster(const Shape& s) {
   return ConvolvesByPlanes(s) && s.out_height * s.out_width >= 64;
 }
 
-// B^T d of an image's channels [first, first + channels): [plane, padded_height, tiles, channels].
+// Computes B^T d for an image's channels [first, first + channels), as
+// [plane, padded_height, tiles, channels].
 template <class T>
 void FromPixels(const Shape& s, const T* image, Index first, Index channels, const T* zeros,
                 T* planes) {
@@ -62,7 +64,7 @@ void FromPixels(const Shape& s, const T* image, Index first, Index channels, con
     }
 }
 
-// G g, packed as in `Pack`: [plane][group][rows, in][lanes].
+// Computes G g, packed as in `Pack`: [plane][group][rows, in][lanes].
 template <class T>
 void PackFromTaps(const Threads& threads, const Shape& s, const T* kernel, T* packed) {
   const Index taps = s.rows * s.in, plane = taps * WholeVectors<T>(s.out);
@@ -133,7 +135,7 @@ void ConvolveByPlanes(const Threads& threads, const Shape& s, const T* x, const 
   });
 }
 
-// A dy of an image: [plane, out_height, tiles, lanes].
+// Computes A dy for an image, as [plane, out_height, tiles, lanes].
 template <class T>
 void FromOutputs(const Shape& s, const T* dy, Index lanes, T* planes) {
   const Index tiles = s.out_height * s.out_width / kTile, plane = tiles * lanes;
@@ -152,7 +154,7 @@ void FromOutputs(const Shape& s, const T* dy, Index lanes, T* planes) {
   }
 }
 
-// The gradient by the kernel: G^T [(A dy) * (B^T d)].
+// Computes the gradient with respect to the kernel: G^T [(A dy) * (B^T d)].
 template <class T>
 void KernelGradientByPlanes(const Threads& threads, const Shape& s, const T* x, const T* dy,
                             T* gradient) {

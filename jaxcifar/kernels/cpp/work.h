@@ -1,4 +1,4 @@
-// What a convolution is, and how its work is shared out: XLA's threads, and memory.
+// The shape of a convolution, threads that share its work, and scratch memory.
 
 #pragma once
 
@@ -16,11 +16,11 @@ namespace jaxcifar {
 
 using Index = int64_t;
 
-// What a thread works on at a time, of a second-level cache.
+// The share of a second-level cache that one thread's working set may take.
 constexpr Index kCacheBytes = 512 * 1024;
 
-// Work is cut into so many parts or more, whatever the number of threads: sums of parts are added
-// up, and results are not to depend on it.
+// Work is split into at least this many parts, whatever the number of threads: some results are
+// sums over parts, and they must not depend on the number of threads.
 constexpr Index kParts = 16;
 
 constexpr Index CeilDiv(Index a, Index b) { return (a + b - 1) / b; }
@@ -35,7 +35,7 @@ struct Shape {
   Index padded_height() const { return (out_height - 1) * stride_down + rows; }
   Index padded_width() const { return (out_width - 1) * stride_right + columns; }
 
-  // Whether each output is made of one pixel, its own.
+  // Whether each output pixel depends only on the input pixel at the same place.
   bool pointwise() const {
     return rows == 1 && columns == 1 && stride_down == 1 && stride_right == 1 && above == 0 &&
            left == 0 && height == out_height && width == out_width;
@@ -102,7 +102,7 @@ class Threads {
   std::function<void(Task)> schedule_;
 };
 
-// Memory for numbers; throws std::bad_alloc.
+// Uninitialised memory for `count` numbers; throws std::bad_alloc.
 template <class T>
 class Scratch {
  public:
