@@ -27,7 +27,7 @@ def color_jitter(
         2 saturation, 3 hue.
     """
 
-    def change(i, image):
+    def change(i: jax.Array, image: jax.Array) -> jax.Array:
         degenerate = jnp.select([order[i] == j for j in range(3)], degenerates(image))
         enhanced = blend(degenerate, image, factors[jnp.minimum(order[i], 2)])
         return jnp.where(order[i] == 3, shift_hue(image, hue), enhanced)

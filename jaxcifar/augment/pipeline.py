@@ -4,6 +4,7 @@ Cropping and flipping come before it, in the input pipeline, see `data.device_pi
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +53,13 @@ def create_augment(
     """
     policy = create_policy(augment)
     mixes = augment.mixup_alpha or augment.cutmix_alpha
+    mix = partial(
+        mixing.mix,
+        mixup_alpha=augment.mixup_alpha,
+        cutmix_alpha=augment.cutmix_alpha,
+        probability=augment.mix_probability,
+        cutmix_share=augment.cutmix_share,
+    )
 
     def run(
         key: jax.Array,
@@ -75,17 +83,7 @@ def create_augment(
 
         targets = jax.nn.one_hot(labels, num_classes) if mixes or label_smoothing else None
         if mixes:
-            images, targets = mixing.mix(
-                jax.random.fold_in(key, _MIXING),
-                device,
-                images,
-                targets,
-                mask,
-                mixup_alpha=augment.mixup_alpha,
-                cutmix_alpha=augment.cutmix_alpha,
-                probability=augment.mix_probability,
-                cutmix_share=augment.cutmix_share,
-            )
+            images, targets = mix(jax.random.fold_in(key, _MIXING), device, images, targets, mask)
         if label_smoothing:
             # Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7.
             targets = optax.smooth_labels(targets, label_smoothing)
