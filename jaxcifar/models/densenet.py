@@ -143,6 +143,7 @@ class DenseNet(nn.Module):
                 )
                 for index in range(1, num_layers + 1)
             ]
+            # The fast form is for training only, and needs the layers' variables to exist.
             if train and not self.is_initializing():
                 x = self._train_block(x, dense_layers)
             else:
