@@ -90,7 +90,7 @@ def _parse(argv: list[str], doc: str) -> list[str]:
         if rest := flags.FLAGS(argv)[1:]:
             raise InputError(f"unexpected argument {rest[0]!r}")
         if flags.FLAGS["verbosity"].using_default_value:
-            flags.FLAGS["verbosity"].value = -1  # warnings only: Orbax logs a great deal
+            logging.set_verbosity(logging.WARNING)  # Orbax logs a great deal below that
         for name in flags.FLAGS:
             given = flags.FLAGS[name].present and not name.startswith("config")
             if given and flags.FLAGS[name].value == "":
