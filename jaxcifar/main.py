@@ -28,12 +28,8 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run [runs/<config name>].")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "reproduce"], "What to do.")
-_OUT = flags.DEFINE_string(
-    "out", None, "Output directory for --mode reproduce [<workdir>/reproduction]."
-)
-_ACCEPT = flags.DEFINE_bool(
-    "accept_config_change", False, "Resume even though the config has changed."
-)
+_OUT = flags.DEFINE_string("out", None, "Output of --mode reproduce [<workdir>/reproduction].")
+_ACCEPT = flags.DEFINE_bool("accept_config_change", False, "Resume with a changed config.")
 
 
 def main() -> None:
@@ -60,9 +56,7 @@ def _reproduce() -> None:
     from jaxcifar.tools.reproduce import reproduce
 
     if _CONFIG.value or not _WORKDIR.value:
-        raise InputError(
-            "--mode reproduce takes --workdir and no --config: the run has recorded its own"
-        )
+        raise InputError("--mode reproduce takes --workdir and no --config: the run has its own")
     workdir = Path(_WORKDIR.value)
     out = cli.run_directory("out", _OUT.value or str(workdir / "reproduction"))
     if not reproduce(workdir, out):
