@@ -145,7 +145,7 @@ def test_a_manifest_with_old_field_names_is_that_of_the_same_config(config, tmp_
     write_json(tmp_path / "manifest.json", run)
     check_config(tmp_path, config)
     config.schedule.rise_fraction = 0.5
-    with pytest.raises(InputError, match="schedule.rise_fraction: 0.4 there, 0.5 here"):
+    with pytest.raises(InputError, match="schedule.rise_fraction: saved 0.4, requested 0.5"):
         check_config(tmp_path, config)
     record_start(tmp_path, config, 7, DATA)
     run = json.loads((tmp_path / "manifest.json").read_text())

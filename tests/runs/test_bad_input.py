@@ -220,7 +220,7 @@ FIELDS = {
     "augment.policy=none2": ["augment.policy 'none2'", "randaugment"],
     "augment.fill=-1": ["augment.fill = -1", "from 0 to 255"],
     "augment.erasing_probability=nan": ["augment.erasing_probability = nan", "from 0 to 1"],
-    "model.depth=7": ["depth 7", "6n + 2"],
+    "model.depth=7": ["depth = 7", "6n + 2"],
     "model.depth=6000002": ["model.depth = 6000002"],
     "model.name=../../etc/passwd": ["model.name '../../etc/passwd'"],
     "optimizer.learning_rate=inf": ["optimizer.learning_rate = inf", "above 0"],
@@ -299,15 +299,15 @@ RECIPES = {
     "groups of numbers": (RECIPE.format(change=GROUPS + "(1, 2)"), ["augment.groups"]),
     "groups out of range": (
         RECIPE.format(change=GROUPS + "((2.0, (('to_gray', 1.0),)),)"),
-        ["one_of_groups", "allowed"],
+        ["one_of_groups", "from 0 to 1"],
     ),
     "groups without members": (
         RECIPE.format(change=GROUPS + "((0.5, ()),)"),
-        ["one_of_groups", "allowed"],
+        ["one_of_groups", "at least one must be above 0"],
     ),
     "groups with negative weights": (
         RECIPE.format(change=GROUPS + "((0.5, (('to_gray', -1.0),)),)"),
-        ["one_of_groups", "allowed"],
+        ["one_of_groups", "must be 0 or more"],
     ),
     "block layers of text": (
         RECIPE.format(
@@ -411,7 +411,7 @@ def test_workdirs(refused, tmp_path, name):
         (MAIN, ["--mode=eval", "--config.train.num_steps=3"], ["num_steps", "the run's config."]),
         (MAIN, ["--mode=eval", "--config.eval.checkpoint=1"], ["eval.checkpoint", "latest, 2"]),
         (MAIN, ["--mode=eval", "--config.eval.checkpoint=best"], ["validation_size"]),
-        (EXPORT, ["--from=torch", "--file=x"], ["holds checkpoints"]),
+        (EXPORT, ["--from=torch", "--file=x"], ["already contains checkpoints"]),
         (EXPORT, ["--to=torch", "--file=/proc/x"], ["/proc/x"]),
         (EXPORT, ["--to=torch", "--file=/dev/null/x"], ["/dev/null"]),
         (EXPORT, ["--to=torch", "--file=run"], ["run"]),

@@ -76,7 +76,7 @@ def test_a_small_run_without_the_peers_interpreter(tasks, tmp_path):
     assert "jax " in text and "random images" in text
     rows = [line for line in text.splitlines() if line.startswith("| resnet8@8 float32 |")]
     assert len([row for row in rows if "| jaxcifar |" in row]) == 2  # speed; start and memory
-    assert any("many steps a call / one" in row and "at least 0.9" in row for row in rows)
+    assert any("many steps per call / one" in row and "at least 0.9" in row for row in rows)
     for side in ("eager", "compiled"):
         assert f"PyTorch {side}: {tmp_path}/python: No such file or directory" in text
 
@@ -157,10 +157,10 @@ def test_ratios_are_those_of_the_rounds(report):
     """The median of ratios, here 1.25, is not the ratio of medians, 120 / 100."""
     summary = report.summary(RESULT, "cpu")
     compared = summary["comparisons"]
-    epoch = compared["augmented epoch / fixed batch, time a step"]
+    epoch = compared["augmented epoch / fixed batch, time per step"]
     assert epoch["rounds"] == [1.25, 1.0, 1.28] and epoch["median"] == 1.25
     assert (epoch["least"], epoch["greatest"]) == (1.0, 1.28)
-    many = compared["many steps a call / one, images/s"]
+    many = compared["many steps per call / one, images/s"]
     assert many["rounds"] == [1.0, 0.8, 0.7] and many["median"] == 0.8
     peer = compared["augmented epoch / PyTorch eager, images/s"]
     assert peer["rounds"] == [0.8, 1.5, 1.0] and peer["median"] == 1.0
@@ -183,7 +183,7 @@ def test_targets_are_those_of_the_backend_and_the_configuration(report):
         return [(target["comparison"].split(",")[0], target["met"]) for target in targets]
 
     everywhere = [("tf.data alone", True), ("warm start / cold start of PyTorch compiled", True)]
-    epoch, many = "augmented epoch / fixed batch", "many steps a call / one"
+    epoch, many = "augmented epoch / fixed batch", "many steps per call / one"
     eager = "augmented epoch / PyTorch eager"
     assert met("cpu") == [(epoch, False), (many, False), (eager, True), *everywhere]
     assert met("cpu", batch_size=32) == [(epoch, False), (many, False), *everywhere]
