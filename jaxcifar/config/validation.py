@@ -1,5 +1,7 @@
 """Config validation, run before any data is loaded."""
 
+import importlib.util
+
 from ml_collections import ConfigDict
 
 from jaxcifar import models
@@ -32,7 +34,8 @@ def validate(config: ConfigDict) -> None:
     _check_required(config)
     _check_accumulation(config)
     _check_effects(config)
-    models.from_config(config, info.num_classes)
+    _check_model(config, info)
+    _check_tensorflow(config)
     durations(config, info.train_size - config.dataset.validation_size)
 
 
@@ -49,6 +52,26 @@ def _check_model_fields(config: ConfigDict) -> None:
     for name, value in config.model.items():
         if name not in used and value != FIELDS[f"model.{name}"].default:
             raise InputError(f"model.{name} = {value!r} has no effect on {config.model.name}")
+
+
+def _check_model(config: ConfigDict, info: DatasetInfo) -> None:
+    """Builds the model, which checks its fields."""
+    try:
+        models.from_config(config, info.num_classes)
+    except InputError as error:
+        raise InputError(f"model.{error}") from error
+
+
+def _check_tensorflow(config: ConfigDict) -> None:
+    """Refuses what needs TensorFlow if it is not installed."""
+    needs = {
+        "dataset.name = 'image_folder'": config.dataset.name == "image_folder",
+        "dataset.pipeline = 'tf'": config.dataset.pipeline == "tf",
+        "log.histograms = True": config.log.histograms,
+    }
+    needing = [field for field, is_set in needs.items() if is_set]
+    if needing and importlib.util.find_spec("tensorflow") is None:
+        raise InputError(f"{needing[0]} needs TensorFlow: pip install 'jaxcifar[tf]'")
 
 
 def _check_pipeline(config: ConfigDict) -> None:

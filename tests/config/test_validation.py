@@ -172,3 +172,17 @@ def test_an_old_name_is_refused_with_the_new_one():
     with pytest.raises(AttributeError) as caught:
         default().dataset.every_epochs = 30.0
     assert "renamed" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"dataset__pipeline": "tf"}, {"log__histograms": True, "log__layer_stats_every_steps": 5}],
+)
+def test_what_needs_tensorflow_is_refused_without_it(fields, monkeypatch):
+    config = make_config(**fields)
+    validate(config)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        InputError, match=r"(pipeline = 'tf'|histograms = True) needs TensorFlow: pip"
+    ):
+        validate(config)
