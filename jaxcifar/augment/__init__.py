@@ -1,0 +1,1 @@
+"""What happens to images inside the compiled step, and test-time views."""

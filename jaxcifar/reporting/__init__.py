@@ -1,0 +1,1 @@
+"""From numbers to the terminal, CSV files and TensorBoard."""

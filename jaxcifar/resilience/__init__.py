@@ -1,0 +1,1 @@
+"""What lets a run be interrupted, resumed and trusted."""
