@@ -190,7 +190,7 @@ FIELDS: dict[str, Field] = {
     "model.zero_init_residual": Field(False, "ResNets: initialise each block as the identity",
         resume=IDENTITY, only_if=equals("model.norm", "batch", "group", "layer")),
     "model.stochastic_depth": Field(0.0,
-        "ResNets: probability that the last block is skipped; lower for the blocks before",
+        "ResNets: probability that the last block is skipped; lower for earlier blocks",
         _BELOW_ONE),
     "model.ternary": Field("none",
         "ternary weights in a ResNet, in all layers except the first and the last",
@@ -289,7 +289,7 @@ FIELDS: dict[str, Field] = {
         "smallest change of eval.best_metric that counts as an improvement", at_least(0),
         only_if=is_set("train.early_stopping_patience")),
     "train.on_nonfinite": Field("stop",
-        "after NaN or infinity in a step: stop the run, skip the step's update, or rollback to "
+        "after NaN or infinity in a step: stop the run, skip the step's update, or roll back to "
         "the last checkpoint with a lower learning rate", one_of("stop", "skip", "rollback")),
     "train.nonfinite_limit": Field(10,
         "number of skipped steps or of rollbacks after which the run stops", at_least(1),
