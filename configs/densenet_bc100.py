@@ -7,7 +7,7 @@ Expected: 95.49 % test accuracy, or 77.73 % with `--config.dataset.name=cifar100
 paper, C10+ and C100+).
 
 Time: 300 epochs are 15 million images, 60 hours at the 70 images/s measured on 2 CPU cores (AMD
-EPYC, jax 0.10.2, with the CPU settings of the README). Not yet trained to completion.
+EPYC, jax 0.10.2, with the default CPU settings). Not yet trained to completion.
 """
 
 from ml_collections import ConfigDict

@@ -8,7 +8,7 @@ Expected: 93.57 % test accuracy at the last step in the best of five runs, whose
 (akamaster/pytorch_resnet_cifar10).
 
 Time: 64,000 steps are 8.2 million images, 10 hours at the 231 images/s measured on 2 CPU cores
-(AMD EPYC, jax 0.10.2, with the CPU settings of the README). Not yet trained to completion.
+(AMD EPYC, jax 0.10.2, with the default CPU settings). Not yet trained to completion.
 
 The authors selected the recipe on 45,000 training and 5,000 validation images, a split such as
 `--config.dataset.validation_size=5000` makes, and trained on all 50,000 images for their results.
