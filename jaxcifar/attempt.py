@@ -49,7 +49,7 @@ class Run(NamedTuple):
 
 
 class Attempt:
-    """Training from one checkpoint on: owns the state, the step and the progress.
+    """Training from one checkpoint onwards: owns the state, the step and the progress.
 
     Attributes:
       state: replicated `TrainState`.
@@ -82,7 +82,7 @@ class Attempt:
 
     @property
     def is_first_call(self) -> bool:
-        """Whether the last call was the first, which has compiled."""
+        """Whether only the first call, which compiles the step, has been made."""
         return self.step == self.first_step + 1
 
     def calls(self) -> Iterator[Call]:
@@ -122,7 +122,7 @@ class Attempt:
         self._in_flight = []
 
     def log_training(self) -> None:
-        """Logs the training metrics since the last time."""
+        """Logs the training metrics of all steps since the last log line."""
         train_sums = self.progress.train_sums
         scalars = metrics.summarize(train_sums) if train_sums else {}
         scalars["learning_rate"] = float(self.program.learning_rate(self.step - 1))
@@ -162,7 +162,7 @@ class Attempt:
         return self.progress.best_step == self.step
 
     def save(self) -> None:
-        """Starts to save the state and the progress.
+        """Starts saving the state and the progress.
 
         Raises:
           NonFinite: if the state is not finite.
@@ -185,7 +185,7 @@ class Attempt:
         )
 
     def is_signalled_alone(self) -> bool:
-        """Returns whether a signal has come and there is no other process to agree with."""
+        """Returns whether a signal has arrived and there is no other process to agree with."""
         return bool(self.signals.received) and jax.process_count() == 1
 
     def agreed_signal(self) -> int:
@@ -216,7 +216,7 @@ class Attempt:
         )
 
     def finish_saves(self) -> None:
-        """Waits for the last save, that of the current step, and reports all failures.
+        """Waits for the save of the current step to end, and reports all failed saves.
 
         Raises:
           StoppedError: if that save failed or, where `checkpoint.on_error` is stop, any save did.

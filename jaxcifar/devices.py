@@ -78,7 +78,7 @@ def fetch_rows(x: jax.Array) -> np.ndarray:
 
 
 def prefetch(batches: Iterable[Any]) -> Iterator[Any]:
-    """Splits batches [B, ...] into [devices, B / devices, ...] and moves them ahead of use."""
+    """Splits batches [B, ...] into [devices, B / devices, ...] and transfers them early."""
     devices = jax.local_device_count()
 
     def split(batch: Any) -> Any:

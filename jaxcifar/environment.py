@@ -45,7 +45,7 @@ _ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "
 
 
 def prepare() -> None:
-    """Applies these settings; call it before importing JAX. May replace the process."""
+    """Applies the settings above; call it before importing JAX. May replace the process."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache_directory(os.environ, "xla"))
     settings = cpu_settings(os.environ)
@@ -118,7 +118,7 @@ def cache_directory(environ: Mapping[str, str], what: str) -> Path:
     """
     try:
         base = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # a user without a home
+    except RuntimeError:  # the user has no home directory
         base = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
     # Compiled programs use the CPU's own instructions, and different machines may share a home.
     cpu = Path("/proc/cpuinfo")
@@ -133,7 +133,8 @@ def cache_directory(environ: Mapping[str, str], what: str) -> Path:
 def import_tensorflow() -> ModuleType:
     """Returns TensorFlow, kept quiet and off the GPUs; the first call takes some ten seconds.
 
-    It feeds data and writes events here, for which oneDNN has no use but a line of log.
+    Here it only feeds data and writes events, which oneDNN would not speed up: it is switched off,
+    and with it the line that it logs.
 
     Raises:
       InputError: if TensorFlow, an optional dependency, cannot be imported.

@@ -35,7 +35,7 @@ Results = dict[str, dict[str, float]]
 
 
 class Evaluator:
-    """Evaluates states of a run on every split except the training split; call it with one."""
+    """Evaluates a state on every split except the training split; call it with the state."""
 
     def __init__(
         self, config: ConfigDict, program: Program, splits: dict[str, Split | FolderSplit]

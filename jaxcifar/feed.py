@@ -49,14 +49,14 @@ def train_calls(
 ) -> Iterator[Call]:
     """Returns the calls that train on a split, from `first_step` to `num_steps`.
 
-    The first covers one step, and compiles; none covers more than the steps up to the next after
-    which the training loop has something to do.
+    The first covers one step, and compiles. None goes beyond the next step after which the training
+    loop has something to do.
 
     Args:
       config: see `config.default`.
       program: functions built from the config.
       split: training images.
-      first_step: number of steps done before.
+      first_step: number of steps already trained.
       num_steps: length of the run in steps.
       next_due: step -> the next step after which the loop has something to do.
     """

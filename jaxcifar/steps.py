@@ -87,7 +87,7 @@ class TrainStep:
     with_gradients: bool = False
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Sums, dict[str, Any]]:
-        """Returns the next state, the metric sums and what was asked for of the layers.
+        """Returns the next state, the metric sums and the requested values of the layers.
 
         Args:
           state: the same on all devices.
@@ -95,11 +95,11 @@ class TrainStep:
 
         Returns:
           state: the next state, the same on all devices.
-          sums: metric sums over the whole batch, computed before the update, and
-            `skipped`, the number of padding examples, and
+          sums: metric sums over the whole batch, computed before the update;
+            `skipped`, the number of padding examples; and
             `nonfinite`, float32: 1 if the loss or the next state is not finite, else 0. It is also
-            0 where a loss scale that can still be halved left the update out.
-          layers: `statistics` (see `layer_statistics`) and `gradients`, if asked for.
+            0 if the update was left out because of a loss scale that can still be halved.
+          layers: `statistics` (see `layer_statistics`) and `gradients`, if requested.
         """
         examples, dropout_key = self._augmented(state.step, batch)
         grads, batch_stats, sums = self._gradients(state, examples, dropout_key)
@@ -169,8 +169,8 @@ class TrainStep:
     def _without_nonfinite(
         self, state: TrainState, new: TrainState, grads: Any, loss: jax.Array
     ) -> tuple[TrainState, jax.Array]:
-        """The new state, or the old one if it is not finite, and the sum `nonfinite`."""
-        # A gradient that is not finite makes the optimizer's state or the parameters so.
+        """The new state, or the old one if the new one is not finite, and the sum `nonfinite`."""
+        # A non-finite gradient makes the optimizer's state or the parameters non-finite.
         finite = all_finite((loss, new))
         overflow = jnp.bool_(False)
         if self.skip_nonfinite or state.loss_scale is not None:
@@ -185,7 +185,7 @@ class TrainStep:
 def _accumulated_gradients(
     loss_fn: Callable, state: TrainState, examples: Batch, key: jax.Array, parts: int
 ) -> tuple[Any, Any, Sums]:
-    """Gradients and metric sums of a share, added up over its parts, and the last statistics.
+    """Gradients and metric sums, added up over a share's parts, and the final batch statistics.
 
     Args:
       loss_fn: (params, batch_stats, part, key) -> (loss, (batch_stats, sums)).
@@ -219,7 +219,7 @@ def _accumulated_gradients(
 
 
 def augment_key(seed: int, step: jax.Array) -> jax.Array:
-    """Returns the key that augments the batch of a step, the same on all devices."""
+    """Returns the key for augmenting the batch of a step, the same on all devices."""
     return step_key(seed, step, "augment")
 
 

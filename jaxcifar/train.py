@@ -28,7 +28,7 @@ from jaxcifar.steps import TrainState
 
 
 def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = False) -> Results:
-    """Trains what a config describes, from the last checkpoint in `workdir` if there is one.
+    """Trains a config's network, resuming from the last checkpoint in `workdir` if there is one.
 
     Leaves in the workdir: `checkpoints/`, `metrics.csv`, TensorBoard event files,
     `parameters.txt` and `manifest.json`.
@@ -43,8 +43,9 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
 
     Raises:
       InputError: if the config is invalid or differs from the run's, the data is missing or differs
-        from the run's, or another process trains in the workdir; as `NonFinite`, if the numbers of
-        a step are not finite and `train.on_nonfinite` says so.
+        from the run's, or another process trains in the workdir.
+      NonFinite: an `InputError`; if a step produces NaN or infinity, unless `train.on_nonfinite`
+        and `train.nonfinite_limit` let the run continue.
       StoppedError: after SIGTERM or SIGINT, once the state is saved; or if it cannot be saved.
     """
     validate(config)
@@ -166,7 +167,7 @@ def _loop(attempt: Attempt) -> Results:
 
 
 def _stop_if_saving(checkpoints: Checkpoints, error: NonFinite) -> None:
-    """Stops instead of rolling back while a save has stalled: it could still finish at any time.
+    """Stops instead of rolling back if a save has stalled: it could still finish at any time.
 
     Raises:
       StoppedError: if the last save takes longer than it may.

@@ -16,8 +16,8 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
 
     Args:
       images: uint8 [B, H, W, C].
-      mean: the data set's mean of each channel, on the scale from 0 to 1.
-      std: its standard deviation of each channel over all pixels, on the same scale.
+      mean: mean of each channel over the data set, on the scale from 0 to 1.
+      std: standard deviation of each channel over all pixels, on the same scale.
     """
     scale = 255.0 * jnp.array(std, jnp.float32)
     offset = jnp.array(mean, jnp.float32) / jnp.array(std, jnp.float32)
@@ -75,7 +75,7 @@ def cutout(key: jax.Array, image: jax.Array, size: int) -> jax.Array:
 
 
 def erase(key: jax.Array, image: jax.Array, probability: float) -> jax.Array:
-    """Returns a normalised image [H, W, C], with some probability with a rectangle set to 0.
+    """Returns a normalised image [H, W, C] in which, with `probability`, a rectangle is set to 0.
 
     Zhong et al. 2017, "Random Erasing Data Augmentation", section 3.2: 2 to 40 % of the area, with
     an aspect ratio from 0.3 to 1 / 0.3, here uniform in its logarithm, as in torchvision. A side

@@ -1,4 +1,4 @@
-"""Operations on one uint8 image [H, W, C], as albumentations 1.3 computes them by OpenCV.
+"""Operations on one uint8 image [H, W, C], as albumentations 1.3 computes them with OpenCV.
 
 C is 3 or 1. The caller draws all random numbers.
 """

@@ -163,7 +163,7 @@ def blend(degenerate: jax.Array, image: jax.Array, factor: jax.Array | float) ->
 
 
 def greyscale(image: jax.Array) -> jax.Array:
-    """Returns uint8 [H, W, C] whose channels all are the luma of PIL.Image.convert("L")."""
+    """Returns uint8 [H, W, C] whose channels are all the luma of PIL.Image.convert("L")."""
     if image.shape[-1] == 1:
         return image
     luma = (image.astype(jnp.int32) * jnp.array([19595, 38470, 7471])).sum(-1, keepdims=True)

@@ -17,7 +17,7 @@ from jaxcifar.errors import InputError, unknown
 # (key, device, images, labels, mask) -> (images, targets or None), see `create_augment`.
 Augment = Callable[..., tuple[jax.Array, jax.Array | None]]
 
-# What a step's key is used for: each has a key of its own.
+# The uses of a step's key; each has a key of its own.
 _POLICY, _CUTOUT, _ERASING, _MIXING = range(4)
 
 
@@ -43,8 +43,8 @@ def create_augment(
 
     Args:
       augment: the config's `augment` section.
-      mean: the data set's mean of each channel, see `basic.normalize`.
-      std: its standard deviation of each channel.
+      mean: mean of each channel over the data set, see `basic.normalize`.
+      std: standard deviation of each channel.
       num_classes: number of classes.
       label_smoothing: share of the target that is spread over all classes.
 

@@ -1,7 +1,7 @@
 """Augmentation policies: AutoAugment, RandAugment, TrivialAugment and albumentations' groups.
 
-Each function here returns a policy, a pure function (key, image) -> image of one uint8 [H, W, C],
-to be vmapped inside the compiled step.
+Each public function here returns a policy, a pure function (key, image) -> image of one uint8
+[H, W, C], to be vmapped inside the compiled step.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -32,7 +32,7 @@ DEFAULT_GROUPS = (
 
 
 def auto_augment(policy: str = "cifar10", fill: Fill = 0) -> Policy:
-    """AutoAugment (Cubuk et al., 2019): one of 25 sub-policies, of two operations.
+    """AutoAugment (Cubuk et al., 2019): one of 25 sub-policies of two operations each.
 
     Each of the two acts with its own probability. The bins' magnitudes are torchvision's. Unlike in
     the paper, the sign of an enhancement is drawn too, so that factors are on both sides of 1.
@@ -149,7 +149,7 @@ def _signed(name: str, magnitude: float, height: int, width: int) -> list[Operat
 
 
 def _stack(pairs: Iterable[Sequence[Operation]]) -> Operation:
-    """Stacks pairs of operations to one, whose numbers are rows."""
+    """Stacks pairs of operations into one `Operation` whose fields have a row per operation."""
     return jax.tree.map(lambda *rows: np.stack(rows), *(row for pair in pairs for row in pair))
 
 
@@ -158,7 +158,7 @@ def _row(rows: Operation, index: jax.Array) -> Operation:
 
 
 def one_of_groups(groups: Groups = DEFAULT_GROUPS, fill: Fill = 0) -> Policy:
-    """Groups of operations: each acts with some probability, by exactly one of its members.
+    """Groups of operations: each acts with some probability, through exactly one of its members.
 
     As albumentations' Compose of OneOf. Members are those of `MEMBERS`, with the defaults of
     albumentations 1.3 except for elastic_transform.
@@ -222,6 +222,7 @@ def _elastic_transform(key: jax.Array, image: jax.Array, fill: Fill) -> jax.Arra
     return opencv_ops.elastic_transform(image, noise, alpha=34.0, sigma=4.0)
 
 
+# Members of groups: name -> (key, image, fill) -> image.
 MEMBERS = {
     "color_jitter": _color_jitter,
     "to_gray": lambda key, image, fill: pillow_ops.greyscale(image),

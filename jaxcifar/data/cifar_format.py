@@ -8,7 +8,7 @@ IMAGE_BYTES = 3 * 32 * 32
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """One of the labels that each image has.
+    """One kind of label that each image has.
 
     Attributes:
       key: name of the labels in TFDS and in our arrays.

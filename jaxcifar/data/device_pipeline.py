@@ -1,9 +1,9 @@
 """Batches from a copy of a split on every device, made inside the compiled step.
 
-A batch has the form of those of `host_pipeline`, but other draws and another order. It follows from
-(seed, step) alone: epoch e of N examples is a permutation of them at positions e * N to
-(e + 1) * N - 1, and the batch of step s takes the B positions from s * B on. Only positions cross
-from the host. TensorFlow is not needed.
+Batches have the same form as those of `host_pipeline`, but different draws and a different order.
+They follow from (seed, step) alone: epoch e of N examples is a permutation of them at positions
+e * N to (e + 1) * N - 1, and the batch of step s takes the B positions from s * B on. Only
+positions cross from the host. TensorFlow is not needed.
 """
 
 from functools import partial
@@ -48,7 +48,7 @@ class Order:
           seed: the run's seed, which the permutations are drawn from.
           size: number of examples, N.
           batch_size: size of the global batch, B.
-          max_steps: largest number of steps that read on from one position.
+          max_steps: largest number of steps that are read from one position.
         """
         self._size, self._batch_size = size, batch_size
         self._rows = 1 + -(-max_steps * batch_size // size)
@@ -60,7 +60,7 @@ class Order:
 
         Returns:
           order: the examples by position, int32 [rows * N], from the start of the position's epoch.
-          changed: whether the order is another than that of the last call.
+          changed: whether the order differs from that of the last call.
           position: the position of the step.
         """
         epoch, first = divmod(step * self._batch_size, self._size)
@@ -133,7 +133,7 @@ def batch_of_step(split: Split, config: ConfigDict, step: int) -> Batch:
 
 
 def eval_batch(split: Resident, number: jax.Array, device: jax.Array, *, share: int) -> Batch:
-    """Returns a device's share of an evaluation batch; copies that fill it up have mask False.
+    """Returns a device's share of an evaluation batch; padding has mask False.
 
     Args:
       split: the images.

@@ -1,9 +1,9 @@
 """Batches of images from a folder, decoded and cropped by tf.data.
 
 Images are decoded as they are needed, and only the part that is needed; otherwise batches keep the
-contract of `host_pipeline`. An image that cannot be decoded is an error, or its slot is black and
-has mask False, and a warning names the file once. Training skipped as many images as there are
-slots with mask False; evaluation skipped `split.size` minus the number of slots with mask True.
+contract of `host_pipeline`. An image that cannot be decoded is an error; or else its slot is black
+with mask False, and a warning names the file once. The number of skipped images is that of the
+slots with mask False in training, and `split.size` minus the slots with mask True in evaluation.
 """
 
 import os
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 
 class _Drawn(NamedTuple):
-    """What is shown at a position.
+    """The image at a position, and how it is shown.
 
     Attributes:
       index: index of the image, int64 []; -1 for padding.
-      choose_view: the part of it that is shown.
-      mirrored: whether it is mirrored, bool [].
+      choose_view: chooses the part of the image that is shown.
+      mirrored: whether the image is mirrored, bool [].
     """
 
     index: "tf.Tensor"
@@ -167,7 +167,7 @@ def _batches(
     num_steps: int,
     on_bad_image: str,
 ) -> Iterator[Batch]:
-    """Yields the batches of steps first_step to num_steps - 1; `draw` maps a position, int64 []."""
+    """Yields the batches of steps first_step to num_steps - 1; `draw` gets a position, int64 []."""
     if on_bad_image not in ("error", "skip"):
         raise errors.unknown("on_bad_image", on_bad_image, ("error", "skip"))
     tf = import_tensorflow()
@@ -200,7 +200,7 @@ def _batches(
 def _checked(
     batches: Iterator[dict[str, np.ndarray]], split: FolderSplit, on_bad_image: str
 ) -> Iterator[Batch]:
-    """Yields batches without their `index`; images not decoded raise, or are warned of once."""
+    """Yields batches without their `index`; an undecoded image raises or is warned about once."""
     skipped = set()
     for batch in batches:
         indices = batch.pop("index")

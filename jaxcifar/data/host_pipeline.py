@@ -1,9 +1,10 @@
 """Batches of a split in memory, made on the host: tf.data for training, NumPy for evaluation.
 
-Each training batch is a function of (seed, step) alone. Training runs through an endless row of
-positions: epoch e is a permutation of the N training images at positions e * N to (e + 1) * N - 1,
-and the batch of step s takes the B positions from s * B on. So every image comes once per epoch, no
-batch is short, and a run that starts at any step sees what an uninterrupted one would see.
+Each training batch is a function of (seed, step) alone. Training runs through an endless sequence
+of positions: epoch e is a permutation of the N training images at positions e * N to
+(e + 1) * N - 1, and the batch of step s takes the B positions from s * B on. So every image comes
+once per epoch, no batch is short, and a run that starts at any step sees what an uninterrupted one
+would see.
 """
 
 from collections.abc import Iterator

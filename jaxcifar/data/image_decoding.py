@@ -1,4 +1,4 @@
-"""Decodes, crops and resizes one image by TensorFlow, for `folder_pipeline`.
+"""Decodes, crops and resizes one image with TensorFlow, for `folder_pipeline`.
 
 A file is decoded only as far as its crop reaches, so a truncated one is noticed only when a crop
 needs the missing part. EXIF orientation is not applied; the usual ImageNet pipelines ignore it too.
@@ -72,7 +72,7 @@ def read_image(path: "tf.Tensor", choose_view: ChooseView, image_size: int) -> "
 
     # By content: a few files of ImageNet are PNGs named like JPEGs.
     image, scale, shift = tf.cond(tf.image.is_jpeg(contents), decode_jpeg, decode_png)
-    # Antialiased, as Pillow resizes: point samples alias, and the more so the larger the image.
+    # Antialiased, as in Pillow: plain point samples would alias, more so in larger images.
     image = tf.raw_ops.ScaleAndTranslate(
         images=image[None],
         size=[image_size, image_size],
@@ -126,7 +126,7 @@ def centre_view(height: "tf.Tensor", width: "tf.Tensor", resize: int, image_size
     resized = resize * sides // tf.minimum(height, width)
     scale = resized / sides
     offset = tf.round((resized - image_size) / 2)
-    # The source of the crop, and as far as the triangle kernel reaches beyond it.
+    # The source of the crop, widened by the reach of the triangle kernel.
     reach = tf.maximum(1 / scale, 1.0)
     first = tf.maximum(tf.cast(tf.floor(offset / scale - reach), tf.int32), 0)
     last = tf.cast(tf.math.ceil((offset + image_size) / scale + reach), tf.int32)

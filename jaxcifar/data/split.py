@@ -45,8 +45,8 @@ class Split(NamedTuple):
     Attributes:
       images: uint8 [N, H, W, C].
       labels: int32 [N].
-      on_device: whether batches are made by `device_pipeline`, from a copy on every device, or by
-        `host_pipeline`.
+      on_device: whether batches are made by `device_pipeline`, from a copy on every device, rather
+        than by `host_pipeline`.
     """
 
     images: np.ndarray

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def stream(seed: int, use: str) -> jax.Array:
-    """Returns the key of one of a seed's streams; each name of a use has another."""
+    """Returns the key of one of a seed's streams; each `use` has a key of its own."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(use.encode()))
 
 
@@ -39,7 +39,7 @@ def stream_key(seed: int, use: str) -> int:
 
 
 def shuffled(positions: "tf.Tensor", size: int, key: int) -> "tf.Tensor":
-    """Returns the example at each position, int64 [B], of an endless row of permutations.
+    """Returns the example at each position, int64 [B], of an endless sequence of permutations.
 
     Args:
       positions: int64 [B].
@@ -59,7 +59,7 @@ def shuffled(positions: "tf.Tensor", size: int, key: int) -> "tf.Tensor":
 
 
 def random_words(positions: "tf.Tensor", key: int) -> "tf.Tensor":
-    """Returns four random words per position, uint32 [B, 4], the same in whatever batch it is.
+    """Returns four random words per position, uint32 [B, 4], which do not depend on the batch.
 
     Args:
       positions: int64 [B], consecutive.

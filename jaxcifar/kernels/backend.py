@@ -1,10 +1,10 @@
-"""The questions that code asks about JAX's backend where one form is not the fastest on all."""
+"""Facts about JAX's backend, for code whose fastest form depends on it."""
 
 import jax
 
 
 def is_cpu() -> bool:
-    """Returns whether programs run on CPUs: few cores, cheap calls, XLA's own convolutions slow."""
+    """Returns whether programs run on a CPU: few cores, cheap calls, slow convolutions in XLA."""
     return jax.default_backend() == "cpu"
 
 

@@ -46,7 +46,7 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def conv_general_dilated(
     x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **_: Any
 ) -> jax.Array:
-    """Returns the convolution [N, H / strides, W / strides, out]; for the linen layer `Conv`.
+    """Returns the convolution [N, H / strides, W / strides, out]; linen's `Conv` calls it.
 
     Args:
       x: images [N, H, W, in].

@@ -25,7 +25,7 @@ def batch_sums(
       logits: float32 [B, classes].
       labels: int [B].
       mask: bool [B], False where an example only pads the batch.
-      targets: float32 [B, classes], distributions that the loss compares with, as after label
+      targets: float32 [B, classes], target distributions of the loss, such as labels after
         smoothing and mixing; None for one-hot labels.
 
     Returns:

@@ -26,8 +26,8 @@ def layer_statistics(params: Any, gradients: Any, updates: Any) -> Statistics:
 
     Args:
       params: parameters before the update.
-      gradients: as the optimizer takes them, averaged over devices and without loss scale.
-      updates: what is added to the parameters.
+      gradients: as the optimizer receives them, averaged over devices and without loss scale.
+      updates: values that are added to the parameters.
 
     Returns:
       For each layer, float32 scalars: the Euclidean `gradient_norm` and `weight_norm`, and

@@ -54,7 +54,7 @@ class ResidualNetwork(nn.Module, kw_only=True):
                 raise InputError(f"{field} = {value}: must be from 0 to below 1")
 
     def convs(self) -> tuple[Conv, Conv]:
-        """Returns what creates the first convolution, and what creates all others."""
+        """Returns the function that creates the first convolution, and that for all others."""
         use_bias = self.norm == "none"
         stem_conv = partial(layers.conv, dtype=self.dtype, use_bias=use_bias)
         if self.ternary == "none":
@@ -68,7 +68,7 @@ class ResidualNetwork(nn.Module, kw_only=True):
         )
 
     def norm_layer(self, train: bool) -> Norm:
-        """Returns what creates the normalisations, for training or for evaluation."""
+        """Returns the function that creates the normalisations, for training or for evaluation."""
         return partial(
             layers.norm,
             train=train,
@@ -165,7 +165,7 @@ def shortcut(
     He et al. 2015, section 3.3.
 
     Args:
-      x: input of a block; it is returned unchanged if it has that shape.
+      x: input of a block; returned unchanged if it already has the output's shape.
       shape: shape of the block's output.
       stride: stride of the block.
       kind: "A" takes every `stride`-th pixel and pads the channels with zeros on both sides; it has

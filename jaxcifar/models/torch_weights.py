@@ -12,7 +12,7 @@ from jax import tree_util
 
 from jaxcifar.errors import InputError
 
-# Path of a module -> its name in PyTorch; the first pattern that matches the whole path counts.
+# Path of a module -> its name in PyTorch; the first pattern that matches the whole path applies.
 _MODULES = [
     (r"conv", "conv1"),
     (r"norm", "bn1"),

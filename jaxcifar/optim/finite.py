@@ -10,7 +10,7 @@ from jax import lax
 from jaxcifar.kernels import backend
 from jaxcifar.kernels.kernel_order import outputs_first
 
-_LARGE = 2**16  # elements of an array that is checked on its own
+_LARGE = 2**16  # arrays with this many elements or more are checked on their own
 
 
 def all_finite(tree: Any) -> jax.Array:
@@ -31,7 +31,7 @@ def all_finite(tree: Any) -> jax.Array:
 def _joined(arrays: list[jax.Array]) -> list[jax.Array]:
     """Joins arrays that differ in one dimension only: the last but one, or the only one.
 
-    None is reshaped, because XLA:CPU would compute it a second time in its other shape.
+    No array is reshaped, because XLA:CPU would compute it a second time in its new shape.
     """
     alike = defaultdict(list)
     for array in arrays:

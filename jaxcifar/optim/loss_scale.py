@@ -27,7 +27,7 @@ class LossScale:
 
     @classmethod
     def create(cls) -> "LossScale":
-        """Returns PyTorch's initial scale, 65,536."""
+        """Returns a new loss scale, with PyTorch's initial factor of 65,536."""
         return cls(jnp.float32(2.0**16), jnp.int32(0))
 
     def can_shrink(self) -> jax.Array:

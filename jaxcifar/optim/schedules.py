@@ -49,7 +49,7 @@ def create_schedule(config: ConfigDict, durations: Durations) -> optax.Schedule:
 def with_rollback_factors(
     base: optax.Schedule, factors: Iterable[tuple[int, float]]
 ) -> optax.Schedule:
-    """Returns a schedule multiplied by the factor of each (step, factor) pair from its step on."""
+    """Returns a schedule multiplied by the factor of each (step, factor) pair from that step on."""
     factors = tuple(factors)
     if not factors:
         return base
