@@ -54,7 +54,7 @@ class Attempt:
     Attributes:
       state: replicated `TrainState`.
       step: number of updates made.
-      progress: what a checkpoint stores beside the state.
+      progress: what a checkpoint stores in addition to the state.
       results: metrics of the last evaluation; {} before the first.
     """
 

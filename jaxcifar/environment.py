@@ -5,7 +5,7 @@ convolutions of `kernels.native`:
 
 - an XLA flag that stops XLA from handing single convolutions to YNNPACK, which is slower at them;
 - malloc settings that use huge pages and never return memory to the system. XLA allocates its
-  buffers anew in each step, and page faults would take up to half of the step. In return, the
+  buffers afresh in each step, and page faults would take up to half of the step. In return, the
   process never shrinks. The C library reads these settings when a process starts, so the process
   replaces itself once.
 
@@ -131,7 +131,7 @@ def cache_directory(environ: Mapping[str, str], what: str) -> Path:
 
 @cache
 def import_tensorflow() -> ModuleType:
-    """Returns TensorFlow, kept quiet and off the GPUs; the first call takes some ten seconds.
+    """Returns TensorFlow, kept quiet and off the GPUs; the first call takes about ten seconds.
 
     Here it only feeds data and writes events, which oneDNN would not speed up: it is switched off,
     and with it the line that it logs.

@@ -34,7 +34,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     """Returns the error for a misspelt `name`, suggesting similar names and listing all of them.
 
     Args:
-      kind: what is named, for example "model".
+      kind: kind of thing that is named, for example "model".
       name: name that was given.
       known: names that exist.
     """

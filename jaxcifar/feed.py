@@ -95,7 +95,7 @@ def _calls_from_device(
 ) -> Iterator[Call]:
     """Many steps per call, on a split in device memory; only positions cross from the host."""
     batch_size, seed = config.train.batch_size, config.train.seed
-    # On a CPU a call costs little beside its step.
+    # On a CPU a call costs little compared with its step.
     max_steps = config.train.steps_per_call or (1 if backend.is_cpu() else 100)
     train_batch = partial(
         device_pipeline.train_batch,

@@ -4,7 +4,7 @@ Each use of the run's seed ("order", "crop", "augment", "dropout", ...) has a st
 a draw depends on nothing but the seed, the use and the position in training. So switching a
 technique on or off changes no draw of any other, and a resumed run continues with the same draws.
 
-`stream` and `step_key` are for what is computed by JAX; parameters are initialised from the seed's
+`stream` and `step_key` are for draws made by JAX; parameters are initialised from the seed's
 own key. `stream_key`, `shuffled` and `random_words` are for the tf.data pipelines, which draw by
 position: epoch e of N examples is a permutation of them at positions e * N to (e + 1) * N - 1.
 """

@@ -82,7 +82,7 @@ def troubled_layers(
 ) -> list[str]:
     """Returns one warning per kind of problem, naming the layers; an empty list if there is none.
 
-    A layer's gradients vanish if their norm is tiny beside that of the layer with the largest: a
+    A layer's gradients vanish if their norm is tiny compared with the largest of all layers: a
     fitted network's gradients are small too, but in all layers alike. If a weight norm is below 1,
     the bound shrinks with the smallest such norm: a scale that starts at 0, as at the end of a
     residual branch, at first passes little or nothing to the layers before it. In the first steps

@@ -69,7 +69,7 @@ def create(name: str, **changes: Any) -> nn.Module:
 
     Args:
       name: name of a registered model.
-      **changes: fields to set beside, or instead of, those that the name stands for.
+      **changes: fields to set in addition to, or instead of, those that the name stands for.
 
     Raises:
       InputError: if there is no such model, or its fields do not fit together.
