@@ -1,9 +1,9 @@
 """Lists the fields of a config, with their defaults, allowed values and meaning.
 
-python -m jaxcifar.tools.fields              # all of them
-python -m jaxcifar.tools.fields warmup       # those whose name or description has the word
-python -m jaxcifar.tools.fields optimizer.   # a section
-python -m jaxcifar.tools.fields --markdown   # docs/config.md
+    jaxcifar fields              # all of them
+    jaxcifar fields warmup       # those whose name or description has the word
+    jaxcifar fields optimizer.   # a section
+    jaxcifar fields --markdown   # docs/config.md
 """
 
 import argparse
