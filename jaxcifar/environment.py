@@ -71,10 +71,8 @@ def cpu_settings(environ: Mapping[str, str]) -> dict[str, str]:
         return {}
     settings = {}
     flags, tunables = environ.get("XLA_FLAGS", ""), environ.get("GLIBC_TUNABLES", "")
-    if _XLA_FLAG not in flags and (0, 10) <= _version(importlib.metadata.version("jaxlib")) < (
-        0,
-        13,
-    ):
+    jaxlib = _version(importlib.metadata.version("jaxlib"))
+    if _XLA_FLAG not in flags and (0, 10) <= jaxlib < (0, 13):
         settings["XLA_FLAGS"] = f"{flags} {_XLA_SETTING}".strip()
     library, version = platform.libc_ver()
     if (

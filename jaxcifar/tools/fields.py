@@ -4,6 +4,8 @@
     jaxcifar fields warmup       # those whose name or description has the word
     jaxcifar fields optimizer.   # a section
     jaxcifar fields --markdown   # docs/config.md
+
+Of several words, a field must contain all.
 """
 
 import argparse
