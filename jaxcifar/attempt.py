@@ -115,7 +115,7 @@ class Attempt:
         for first_step, sums in self._in_flight:
             done = by_step(devices.fetch(sums))
             nonfinite.check_steps(
-                self.config, first_step, done, self.progress.skipped_steps, self.state
+                self.config.train, first_step, done, self.progress.skipped_steps, self.state
             )
             self.progress = self.progress.add(done)
         self.throughput.stop()

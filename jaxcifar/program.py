@@ -21,7 +21,11 @@ from jaxcifar.metrics import Sums
 from jaxcifar.models import ternary
 from jaxcifar.optim.loss_scale import LossScale
 from jaxcifar.optim.optimizers import create_optimizer
-from jaxcifar.optim.schedules import create_schedule, with_rollback_factors
+from jaxcifar.optim.schedules import (
+    create_schedule,
+    peak_learning_rate,
+    with_rollback_factors,
+)
 from jaxcifar.steps import TrainState, TrainStep, Variables, eval_step, predict_step
 
 
@@ -66,7 +70,9 @@ def create_program(
     train = config.train
     model = models.from_config(config, info.num_classes, AXIS)
     optimizer = create_optimizer(config.optimizer)
-    learning_rate = with_rollback_factors(create_schedule(config, durations), rate_factors)
+    peak = peak_learning_rate(config.optimizer, train.batch_size)
+    schedule = create_schedule(config.schedule, peak, durations)
+    learning_rate = with_rollback_factors(schedule, rate_factors)
     has_loss_scale = train.precision == "float16"
     predict_kwargs = {
         "model": model,

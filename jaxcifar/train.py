@@ -86,7 +86,7 @@ def _train(
         except NonFinite as error:
             steps = Checkpoints(workdir / "checkpoints", create=False).steps()
             last_saved = processes.gather_int(max(steps, default=-1))[0]
-            factors = nonfinite.roll_back(config, workdir, factors, error, last_saved)
+            factors = nonfinite.roll_back(config.train, workdir, factors, error, last_saved)
     # The checkpoints are closed, so all of them are on the disk.
     if jax.process_index() == 0:
         record_end(workdir, step, state, results)

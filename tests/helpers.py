@@ -81,3 +81,11 @@ def make_config(**fields):
     config.train.num_steps = 100
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
     return config
+
+
+def make_schedule(config: Any, plan: Any) -> Any:
+    """Returns the learning rate schedule of a config with these durations."""
+    from jaxcifar.optim.schedules import create_schedule, peak_learning_rate
+
+    peak = peak_learning_rate(config.optimizer, config.train.batch_size)
+    return create_schedule(config.schedule, peak, plan)

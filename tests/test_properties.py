@@ -19,7 +19,7 @@ from jaxcifar.data import cifar_archives, cifar_format, device_pipeline, streams
 from jaxcifar.data.datasets import Split, hold_out
 from jaxcifar.environment import import_tensorflow
 from jaxcifar.errors import InputError
-from jaxcifar.optim.schedules import create_schedule
+from tests.helpers import make_schedule
 
 tries = settings(
     derandomize=True,
@@ -144,7 +144,7 @@ def rate(config, step):
 def test_schedules_are_their_definitions_and_stay_in_bounds(config):
     validate(config)
     num_steps = config.train.num_steps
-    function = create_schedule(config, durations(config, 1000))
+    function = make_schedule(config, durations(config, 1000))
     # Always as many, so that nothing is compiled anew.
     found = np.asarray(jnp.broadcast_to(function(jnp.arange(MOST_STEPS)), MOST_STEPS))[:num_steps]
     expected = np.array([rate(config, step) for step in range(num_steps)])

@@ -12,18 +12,30 @@ from ml_collections import ConfigDict
 from jaxcifar.config import Durations
 
 
-def create_schedule(config: ConfigDict, durations: Durations) -> optax.Schedule:
-    """Returns the function step -> learning rate that `config.schedule` describes.
+def peak_learning_rate(optimizer: ConfigDict, batch_size: int) -> float:
+    """Returns `optimizer.learning_rate`, scaled linearly with the batch size if asked for.
+
+    Args:
+      optimizer: the `optimizer` section of the config.
+      batch_size: number of examples per step, over all devices.
+    """
+    reference = optimizer.learning_rate_batch_size
+    return optimizer.learning_rate * (batch_size / reference if reference else 1)
+
+
+def create_schedule(schedule: ConfigDict, peak: float, durations: Durations) -> optax.Schedule:
+    """Returns the function step -> learning rate that the config describes.
 
     The step counts the updates made before, so the first update uses the rate of step 0. Intervals
     and milestones count from the start of training, with or without a warm-up; curves (cosine,
     warm_restarts, one_cycle, triangular) begin where the warm-up ends.
-    """
-    schedule, warmup = config.schedule, durations.warmup_steps
-    peak = config.optimizer.learning_rate
-    if config.optimizer.learning_rate_batch_size:
-        peak *= config.train.batch_size / config.optimizer.learning_rate_batch_size
 
+    Args:
+      schedule: the `schedule` section of the config.
+      peak: see `peak_learning_rate`.
+      durations: lengths and intervals of the run in steps.
+    """
+    warmup = durations.warmup_steps
     is_curve = schedule.name in ("cosine", "warm_restarts", "one_cycle", "triangular")
     if is_curve:
         base = _curve(schedule, peak, durations)

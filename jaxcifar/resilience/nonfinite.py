@@ -34,7 +34,7 @@ class NonFinite(InputError):
 
 
 def check_steps(
-    config: ConfigDict,
+    train: ConfigDict,
     first_step: int,
     sums: list[dict[str, Any]],
     skipped: int,
@@ -43,7 +43,7 @@ def check_steps(
     """Checks that steps were finite or, with `train.on_nonfinite = "skip"`, were skipped.
 
     Args:
-      config: see `config.default`.
+      train: the `train` section of the config.
       first_step: number of updates before the first of the steps.
       sums: metric sums of each step, fetched to the host.
       skipped: number of steps skipped earlier in the run.
@@ -57,15 +57,15 @@ def check_steps(
         if not values["nonfinite"]:
             continue
         skipped += 1
-        if config.train.on_nonfinite != "skip":
+        if train.on_nonfinite != "skip":
             reason = f"not finite, with a loss of {values['loss'] / values['count']:.4g}"
             layers = describe(devices.fetch(state))
             raise NonFinite(step, "; ".join([reason, *layers]))
-        if skipped > config.train.nonfinite_limit:
+        if skipped > train.nonfinite_limit:
             raise NonFinite(
                 step,
                 f"not finite again; {skipped - 1} steps were already skipped and "
-                f"train.nonfinite_limit = {config.train.nonfinite_limit}",
+                f"train.nonfinite_limit = {train.nonfinite_limit}",
             )
 
 
@@ -105,7 +105,7 @@ def rate_factors(workdir: Path) -> list[tuple[int, float]]:
 
 
 def roll_back(
-    config: ConfigDict,
+    train: ConfigDict,
     workdir: Path,
     factors: list[tuple[int, float]],
     error: NonFinite,
@@ -114,7 +114,7 @@ def roll_back(
     """Records a rollback in the manifest and returns the learning-rate factors including it.
 
     Args:
-      config: see `config.default`.
+      train: the `train` section of the config.
       workdir: directory of the run.
       factors: learning-rate factors so far, see `rate_factors`.
       error: error that caused the rollback.
@@ -123,7 +123,6 @@ def roll_back(
     Raises:
       NonFinite: if the config allows no rollbacks, or no more of them.
     """
-    train = config.train
     if train.on_nonfinite != "rollback" or len(factors) >= train.nonfinite_limit:
         last_good = workdir / "checkpoints" / str(saved) if saved >= 0 else "none"
         rollback_note = f" after {len(factors)} rollbacks" if factors else ""

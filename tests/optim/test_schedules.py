@@ -7,8 +7,7 @@ import pytest
 
 from jaxcifar.config import default, durations
 from jaxcifar.config.validation import validate
-from jaxcifar.optim.schedules import create_schedule
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, make_schedule
 
 STEPS = np.arange(300)
 
@@ -22,7 +21,7 @@ def schedule(name, **fields):
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
     validate(config)
     length = durations(config, 10 * config.train.batch_size)
-    function = create_schedule(config, length)
+    function = make_schedule(config, length)
     return np.array([float(function(step)) for step in STEPS])
 
 
@@ -142,7 +141,7 @@ def test_pieces_of_epochs_do_not_drift_from_them(fields, epochs):
     config.train.num_epochs = 350.0
     config.schedule.update(fields)
     length = durations(config, 50_000)  # 390.625 steps an epoch
-    rate = create_schedule(config, length)
+    rate = make_schedule(config, length)
     for restart in (round(390.625 * epoch) for epoch in epochs):
         assert float(rate(restart)) == pytest.approx(0.1)
         assert float(rate(restart - 1)) < 1e-6
@@ -155,7 +154,7 @@ def test_a_compiled_step_falls_where_it_says(every):
     config = default()
     config.train.num_steps = 9 * every
     config.schedule.name, config.schedule.step_every_steps = "step", every
-    rate = jax.jit(create_schedule(config, durations(config, 50_000)))
+    rate = jax.jit(make_schedule(config, durations(config, 50_000)))
     for fall in range(1, 9):
         for step, passed in (fall * every - 1, fall - 1), (fall * every, fall):
             assert float(rate(step)) == pytest.approx(0.1 * 0.1**passed, rel=1e-5)
@@ -174,7 +173,7 @@ def test_a_rate_is_computed_without_a_loop(fields):
     config = default()
     config.train.num_steps = 300
     config.schedule.update(fields)
-    text = jax.jit(create_schedule(config, durations(config, 3_000))).lower(0).as_text()
+    text = jax.jit(make_schedule(config, durations(config, 3_000))).lower(0).as_text()
     assert "while" not in text
 
 
@@ -184,7 +183,7 @@ def test_milestones_of_one_step_count_each():
     config.schedule.name, config.schedule.milestones_epochs = "multistep", (5.0, 5.3)
     length = durations(config, 1_438)
     assert length.milestones == (7, 7)
-    rate = create_schedule(config, length)
+    rate = make_schedule(config, length)
     assert [float(rate(step)) for step in (6, 7)] == pytest.approx([0.1, 0.001])
 
 
@@ -226,6 +225,6 @@ def test_epochs_have_pytorchs_rates(name):
     config.update_from_flattened_dict(
         {k.replace("__", "."): v for k, v in GOLDEN_FIELDS[name].items()}
     )
-    function = create_schedule(config, durations(config, per_epoch * config.train.batch_size))
+    function = make_schedule(config, durations(config, per_epoch * config.train.batch_size))
     found = [float(function(epoch * per_epoch)) for epoch in range(torch_side["EPOCHS"])]
     np.testing.assert_allclose(found, golden[name], rtol=1e-5)

@@ -273,9 +273,9 @@ def test_skipped_steps_are_counted_across_a_restart(spoil, tmp_path, monkeypatch
 def test_skipped_steps_are_bounded():
     config = small_run(train__on_nonfinite="skip", train__nonfinite_limit=3)
     sums = [{"nonfinite": bad, "loss": 1.0, "count": 1.0} for bad in (1, 0, 1)]
-    nonfinite.check_steps(config, 6, sums, 1, None)
+    nonfinite.check_steps(config.train, 6, sums, 1, None)
     with pytest.raises(NonFinite, match="step 9: not finite again; 3 .*train.nonfinite_limit = 3"):
-        nonfinite.check_steps(config, 6, sums, 2, None)
+        nonfinite.check_steps(config.train, 6, sums, 2, None)
 
 
 def diverging(**fields):
@@ -394,7 +394,7 @@ def test_rollbacks_are_bounded_and_add_up(tmp_path):
     factors = []
     for step in 7, 9:
         error = NonFinite(step, "not finite")
-        factors = nonfinite.roll_back(config, tmp_path, factors, error, 5)
+        factors = nonfinite.roll_back(config.train, tmp_path, factors, error, 5)
         assert nonfinite.rate_factors(tmp_path) == factors
     assert factors == [(5, 0.5), (5, 0.5)]
     rate = with_rollback_factors(lambda step: 0.1, factors)
@@ -406,7 +406,7 @@ def test_rollbacks_are_bounded_and_add_up(tmp_path):
     ):
         message = f"after 2 rollbacks; last good checkpoint: {named}\n"
         with pytest.raises(NonFinite, match=message):
-            nonfinite.roll_back(config, tmp_path, factors, error, saved)
+            nonfinite.roll_back(config.train, tmp_path, factors, error, saved)
 
 
 def test_what_is_saved_is_looked_at_again(tmp_path, monkeypatch):
