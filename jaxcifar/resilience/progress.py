@@ -39,7 +39,7 @@ class Progress:
         added to `skipped_steps`.
 
         Args:
-          sums: metric sums of each step, see `steps.train_step`; added one step at a time, so that
+          sums: metric sums of each step, see `steps.TrainStep`; added one step at a time, so that
             the result does not depend on where a run was interrupted.
         """
         finite = [
