@@ -186,7 +186,7 @@ def _print_start(run: Run, start: Restored, log: RunLogger) -> None:
     config, plan = run.config, run.plan
     hardware = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     sizes = " + ".join(f"{split.size:,} {name}" for name, split in run.splits.items())
-    parameters = parameter_overview.count_parameters(start.state.params)
+    parameters = int(parameter_overview.count_parameters(start.state.params))
     log.print(
         f"{hardware}, {config.train.precision}; {config.dataset.name}: {sizes} images; "
         f"{config.model.name}: {parameters:,} parameters; {plan.num_steps:,} steps of "

@@ -29,7 +29,7 @@ if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
         "2.5 GB with TensorFlow, 0.9 GB without"
 fi
 
-install() { "$venv/bin/python" -m pip install -qq --disable-pip-version-check --editable ".[$1]"; }
+install() { "$venv/bin/python" -m pip install -qq --disable-pip-version-check --editable ".${1:+[$1]}"; }
 
 extras=$(IFS=,; echo "$*")
 if [ "${TF:-1}" = 0 ]; then

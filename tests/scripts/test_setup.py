@@ -74,3 +74,26 @@ def test_setup_without_a_usable_interpreter_says_what_to_do(path, tmp_path, vari
     )
     assert done.returncode == 1 and not (tmp_path / "venv").exists()
     assert f"error: {variables.get('PYTHON', 'python3')} is missing, broken or older" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "tf, extras, expected",
+    [
+        ("0", [], "."),
+        ("0", ["test"], ".[test]"),
+        ("1", [], ".[tf]"),
+        ("1", ["test", "cuda13"], ".[tf,test,cuda13]"),
+    ],
+)
+def test_setup_installs_the_extras_that_are_named(path, tmp_path, tf, extras, expected):
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/log\n')
+    python.chmod(0o755)
+    subprocess.run(
+        ["/bin/bash", REPOSITORY / "scripts" / "setup.sh", *extras],
+        env=path() | {"VENV": str(tmp_path / "venv"), "TF": tf},
+        check=True,
+    )
+    (install,) = [line for line in (tmp_path / "log").read_text().splitlines() if "install" in line]
+    assert install.endswith(f"--editable {expected}")
