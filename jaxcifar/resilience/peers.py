@@ -6,10 +6,8 @@ second, over a connection of their own, which the operating system closes when a
 process that finds a peer dead reports it and exits immediately, which is safe at any moment (see
 `store`).
 
-The package uses private JAX here and in `processes`, for one thing: `global_state` of
-`jax._src.distributed`, which has the process id, the number of processes, the coordinator's address
-and its key-value store. `Peers` also replaces the SIGABRT handler through libc, because JAX's own
-heartbeat aborts the process without a message.
+The addresses come from `processes.global_state`, which is private to JAX. `Peers` also replaces the
+SIGABRT handler through libc, because JAX's own heartbeat aborts the process without a message.
 """
 
 import ctypes
