@@ -5,7 +5,7 @@
     jaxcifar fields optimizer.   # a section
     jaxcifar fields --markdown   # docs/config.md
 
-Of several words, a field must contain all.
+Given several words, it lists the fields that contain all of them.
 """
 
 import argparse
