@@ -50,6 +50,8 @@ def read(file: Path) -> tuple[Arrays, list[str]]:
     try:
         if file.is_dir():
             raise InputError(f"{file}: is a directory; must be a safetensors, .pt or .pth file")
+        if file.exists() and not file.is_file():  # opening a pipe would wait for its writer
+            raise InputError(f"{file}: is not a regular file")
         with file.open("rb") as stream:
             start = stream.read(512)
     except OSError as error:

@@ -201,7 +201,7 @@ def _write_start(
     values: dict[str, Any],
     origin: dict[str, Any],
 ) -> None:
-    """Writes the checkpoint and the manifest of a run that starts from given weights.
+    """Writes the manifest and the checkpoint of a run that starts from given weights.
 
     Args:
       config: config of the new run.
@@ -225,13 +225,14 @@ def _write_start(
     state = dataclasses.replace(state, **values, ema=values if state.ema else {})
     with WriterLock(workdir) as lock:
         lock.acquire()
+        # Before the checkpoint, as training refuses a run that has this record alone.
+        record_start(workdir, config, step=0)
+        update(workdir, weights=origin)
         checkpoints = Checkpoints(workdir / "checkpoints")
         checkpoints.save(0, jax.device_get(state), Progress())
         checkpoints.wait()
         if failure := checkpoints.failure():
             raise StoppedError(f"error: {failure}")
-        record_start(workdir, config, step=0)
-        update(workdir, weights=origin)
     step = f", step {origin['step']:,}" if "step" in origin else ""
     new = "a new classifier and otherwise " if origin["reset_head"] else ""
     print(

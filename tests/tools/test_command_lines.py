@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -117,11 +118,11 @@ def test_a_run_starts_from_another_ones_weights_with_a_new_classifier(run, tmp_p
     file, here, there = (tmp_path / name for name in ("saved.safetensors", "here", "there"))
     save_file({f"module.{name}": array for name, array in saved.items()}, file)
 
-    def export(workdir, *arguments, dataset="cifar100"):
+    def export(workdir, *arguments, dataset="cifar100", module="jaxcifar.tools.export"):
         base = ["--config.model.name=resnet8", "--config.train.num_epochs=1"]
         recipe = ["--config=configs/quickstart.py", f"--config.dataset.name={dataset}", *base]
         schedule = ["--config.schedule.name=constant", "--config.schedule.milestones_epochs=()"]
-        return run("jaxcifar.tools.export", *recipe, *schedule, f"--workdir={workdir}", *arguments)
+        return run(module, *recipe, *schedule, f"--workdir={workdir}", *arguments)
 
     code, out, err = export(here, "--from=torch", f"--file={file}", dataset="fake")
     assert code == 0 and "every name begins with 'module.', which was removed" in out, err
@@ -143,6 +144,11 @@ def test_a_run_starts_from_another_ones_weights_with_a_new_classifier(run, tmp_p
     assert found["fc.weight"].shape == (100, 64) and found["fc.weight"].std() > 0
     for name in saved.keys() - {"fc.weight", "fc.bias"}:
         np.testing.assert_array_equal(found[name], saved[name])
+
+    shutil.rmtree(here / "checkpoints")  # it would train from random weights, against its record
+    code, _, err = export(here, module="jaxcifar.main", dataset="fake")
+    assert code == 1 and f"{here}: the run starts from the weights of" in err
+    assert "its checkpoints are missing" in err and not (here / "metrics.csv").exists()
 
 
 def test_the_kind_of_source_is_told_from_its_path(run, tmp_path):
