@@ -1,9 +1,11 @@
 """Metrics over whole splits, during training and from a checkpoint."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from jax import lax
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jaxcifar import devices, metrics
 from jaxcifar.config import durations
@@ -149,10 +152,10 @@ def _eval_resident(
 def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
     """Evaluates a checkpoint of the run in `workdir`, chosen by `config.eval.checkpoint`.
 
-    Prints the scalar metrics of each split except the training split, and the accuracy of each
-    class if there are at most 20. Writes the step and, by split, the scalars and `metrics.details`
-    to `evaluation.json`; with `config.eval.predictions` also every image's logits, see
-    `Evaluator.predictions`, to `predictions.npz`.
+    Prints the scalar metrics of each split except the training split, the accuracy of each class
+    if there are at most 20, and the most frequent mistakes. Writes the step and, by split, the
+    scalars and `metrics.details` to `evaluation.json`; with `config.eval.predictions` also every
+    image's logits, see `Evaluator.predictions`, to `predictions.npz`.
 
     Returns:
       The scalar metrics of each of these splits.
@@ -169,7 +172,7 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
         totals = evaluator.totals(state)
         predictions = evaluator.predictions(state) if config.eval.predictions else {}
         if jax.process_index() == 0:
-            _report(workdir, step, totals)
+            _report(workdir, step, totals, datasets.class_names(config.dataset))
             if predictions:
                 with replacing(workdir / "predictions.npz") as part, part.open("wb") as file:
                     np.savez(file, step=step, **predictions)
@@ -177,25 +180,48 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
     return {name: metrics.summarize(total) for name, total in totals.items()}
 
 
-def _report(workdir: Path, step: int, totals: dict[str, metrics.Total]) -> None:
+def _report(
+    workdir: Path, step: int, totals: dict[str, metrics.Total], class_names: Sequence[str]
+) -> None:
     """Prints an evaluation and writes `evaluation.json`."""
-    report = {"step": step}
+    report: dict[str, Any] = {"step": step}
+    names = [_printable(name) for name in class_names]
     for name, total in totals.items():
         scalars, details = metrics.summarize(total), metrics.details(total)
         print(f"{name}, {int(total['count']):,} images, step {step:,}: {describe(scalars)}")
         accuracies = details.get("per_class_accuracy", [])
         if 0 < len(accuracies) <= 20:
-            Console().print(_class_table(accuracies))
+            Console().print(_class_table(names, accuracies))
+        if mistakes := _describe_mistakes(names, total["confusion"]):
+            print(mistakes)
         report[name] = scalars | details
     write_json(workdir / "evaluation.json", report)
 
 
-def _class_table(accuracies: Sequence[float | None]) -> Table:
-    """A table of classes, numbered from 0, and their accuracies."""
+def _class_table(names: Sequence[str], accuracies: Sequence[float | None]) -> Table:
+    """A table of classes and their accuracies."""
     table = Table("class", "accuracy", box=None)
-    for label, accuracy in enumerate(accuracies):
-        table.add_row(str(label), "-" if accuracy is None else f"{accuracy:.1%}")
+    for name, accuracy in zip(names, accuracies, strict=True):
+        # As text, because rich reads brackets in a string as markup.
+        table.add_row(Text(name), "-" if accuracy is None else f"{accuracy:.1%}")
     return table
+
+
+def _describe_mistakes(names: Sequence[str], confusion: np.ndarray) -> str:
+    """A line with the most frequent mistakes; "" if there are none."""
+    sizes = confusion.sum(axis=1)
+    pairs = [
+        f"{names[label]} as {names[prediction]} ({count:,} of {int(sizes[label]):,})"
+        for label, prediction, count in metrics.most_confused(confusion)
+    ]
+    return f"most confused: {', '.join(pairs)}" if pairs else ""
+
+
+def _printable(name: str) -> str:
+    """A class name with escapes for what a terminal cannot show, as in names of folders."""
+    name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+    encoding = sys.stdout.encoding or "utf-8"
+    return name.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def restore(config: ConfigDict, workdir: Path) -> tuple[Program, Restored]:

@@ -20,7 +20,13 @@ from jaxcifar.reporting.run_logger import RunLogger
 from jaxcifar.resilience import nonfinite, processes
 from jaxcifar.resilience.checkpoint import Checkpoints, Restored
 from jaxcifar.resilience.lock import WriterLock
-from jaxcifar.resilience.manifest import check_config, check_data, record_end, record_start
+from jaxcifar.resilience.manifest import (
+    check_config,
+    check_data,
+    check_weights,
+    record_end,
+    record_start,
+)
 from jaxcifar.resilience.nonfinite import NonFinite
 from jaxcifar.resilience.peers import Peers
 from jaxcifar.resilience.signals import Signals
@@ -74,6 +80,7 @@ def _train(
     splits = datasets.load(config.dataset)
     fingerprints = datasets.fingerprints(splits)
     check_data(workdir, fingerprints)
+    check_weights(workdir, Checkpoints(workdir / "checkpoints", create=False).steps())
     plan = durations(config, splits["train"].size)
     lock.acquire()
     run = Run(config, workdir, splits, fingerprints, plan, signals, peers)

@@ -72,7 +72,7 @@ def tiny():
     from jaxcifar import models  # not before JAX may start
     from tests.tiny import Tiny
 
-    models.register({"tiny": {}}, source="")(Tiny)
+    models.register({"tiny": {}}, source="", head="head")(Tiny)
     yield
     del models.registered["tiny"]
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from jaxcifar import devices, metrics
 from jaxcifar.config import default, durations
 from jaxcifar.data import datasets
-from jaxcifar.evaluate import Evaluator, _class_table, evaluate_run
+from jaxcifar.evaluate import Evaluator, _class_table, _report, evaluate_run
 from jaxcifar.program import create_program
 from jaxcifar.resilience.checkpoint import Restored
 from jaxcifar.resilience.progress import Progress
@@ -118,11 +118,46 @@ def test_a_run_is_evaluated_in_full(trained, tmp_path, monkeypatch, capsys):
     assert np.sum(report["test"]["confusion"]) == 130
     assert report["test"]["calibration"][11]["count"] == 130
 
-    headline, *table = capsys.readouterr().out.splitlines()
+    headline, *table, mistakes = capsys.readouterr().out.splitlines()
     assert headline.startswith("test, 130 images, step 7: loss ")
     accuracies = ["0.0%" if label % 2 else "100.0%" for label in range(10)]
     rows = [[str(label), accuracy] for label, accuracy in enumerate(accuracies)]
     assert [line.split() for line in table] == [["class", "accuracy"], *rows]
+    counts = np.bincount(splits["test"].labels)
+    worst = sorted(range(1, 10, 2), key=lambda label: -counts[label])
+    pairs = [f"{x} as {(x + 1) % 10} ({counts[x]} of {counts[x]})" for x in worst]
+    assert mistakes == f"most confused: {', '.join(pairs)}"
+
+
+def test_a_report_has_the_names_of_classes_whatever_is_in_them(tmp_path, capsys):
+    names = ["cat", "[red]dog[/]", "tab\there", "nicht\udcff", "Gänse"]
+    labels = jnp.array([0, 0, 0, 1, 2, 3])
+    logits = jax.nn.one_hot(jnp.array([0, 1, 1, 1, 4, 3]), 5)
+    sums = metrics.evaluation_sums(logits, labels, jnp.ones(6, bool))
+    _report(tmp_path, 3, {"test": metrics.add({}, sums)}, names)
+    _, _, *table, mistakes = capsys.readouterr().out.splitlines()
+    shown = ["cat", "[red]dog[/]", "tab\\there", "nicht\\udcff", "Gänse"]
+    accuracies = ["33.3%", "100.0%", "0.0%", "100.0%", "-"]
+    assert [line.split() for line in table] == [
+        list(row) for row in zip(shown, accuracies, strict=True)
+    ]
+    assert mistakes == ("most confused: cat as [red]dog[/] (2 of 3), tab\\there as Gänse (1 of 1)")
+
+
+def test_a_name_is_escaped_where_the_terminal_lacks_its_letters(tmp_path, monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", out)
+    sums = metrics.evaluation_sums(jnp.eye(2), jnp.array([1, 1]), jnp.ones(2, bool))
+    _report(tmp_path, 3, {"test": metrics.add({}, sums)}, ["Gänse", "狗"])
+    out.flush()
+    text = out.buffer.getvalue().decode("ascii")
+    assert "G\\xe4nse  -" in text and "\\u72d7 as G\\xe4nse (1 of 2)" in text
+
+
+def test_no_mistakes_give_no_line(tmp_path, capsys):
+    sums = metrics.evaluation_sums(jnp.eye(2), jnp.arange(2), jnp.ones(2, bool))
+    _report(tmp_path, 3, {"test": metrics.add({}, sums)}, ["a", "b"])
+    assert "confused" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("batch_size", [130, 33])
@@ -142,9 +177,9 @@ def test_predictions_are_the_logits_of_every_image_in_order(trained, batch_size)
 
 def test_the_class_table_has_a_row_per_class_and_marks_empty_classes():
     console = Console(width=40, file=io.StringIO())
-    console.print(_class_table([0.5, None, 0.125]))
+    console.print(_class_table(["a", "b", "c"], [0.5, None, 0.125]))
     rows = [line.split() for line in console.file.getvalue().splitlines()]
-    assert rows == [["class", "accuracy"], ["0", "50.0%"], ["1", "-"], ["2", "12.5%"]]
+    assert rows == [["class", "accuracy"], ["a", "50.0%"], ["b", "-"], ["c", "12.5%"]]
 
 
 def test_a_split_on_the_device_is_evaluated_as_one_from_the_host(trained):

@@ -8,6 +8,7 @@ from jaxcifar.metrics.classification import (
     batch_sums,
     details,
     evaluation_sums,
+    most_confused,
     summarize,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "batch_sums",
     "details",
     "evaluation_sums",
+    "most_confused",
     "summarize",
 ]

@@ -155,5 +155,20 @@ def details(total: Mapping[str, float | np.ndarray]) -> dict[str, Any]:
     }
 
 
+def most_confused(confusion: np.ndarray, count: int = 5) -> list[tuple[int, int, int]]:
+    """Returns the most frequent mistakes, the worst first, as (label, prediction, examples).
+
+    Args:
+      confusion: [classes, classes], examples by label (row) and prediction (column).
+      count: largest number of pairs to return; those without examples are left out.
+    """
+    mistakes = np.array(confusion)
+    np.fill_diagonal(mistakes, 0)
+    worst = np.argsort(-mistakes, axis=None, kind="stable")[:count]
+    rows, columns = np.unravel_index(worst, mistakes.shape)
+    pairs = zip(rows.tolist(), columns.tolist(), strict=True)
+    return [(r, c, int(mistakes[r, c])) for r, c in pairs if mistakes[r, c]]
+
+
 def _means(sums: np.ndarray, counts: np.ndarray) -> list[float | None]:
     return [float(s / n) if n else None for s, n in zip(sums, counts, strict=True)]

@@ -71,6 +71,7 @@ def _imagenet(*block_layers: int) -> dict:
         "densenet264": _imagenet(6, 12, 64, 48),
     },
     source="Huang et al. 2016",
+    head="head",
 )
 class DenseNet(nn.Module):
     """A DenseNet-BC.

@@ -19,11 +19,14 @@ class Entry:
       module: class of the model.
       fields: values of the module's fields that the name stands for.
       source: publication that describes the model.
+      head: name of its classifier in `params`; the shapes of these arrays, and of no others, depend
+        on the number of classes.
     """
 
     module: Callable[..., nn.Module]
     fields: Mapping[str, Any]
     source: str
+    head: str
 
 
 registered: dict[str, Entry] = {}
@@ -32,12 +35,13 @@ registered: dict[str, Entry] = {}
 _UNSET = {"depth": 0, "growth_rate": 0, "block_layers": ()}
 
 
-def register(variants: Mapping[str, Mapping[str, Any]], *, source: str) -> Callable:
+def register(variants: Mapping[str, Mapping[str, Any]], *, source: str, head: str) -> Callable:
     """Returns a class decorator that registers a module under several names.
 
     Args:
       variants: the fields of each name.
       source: publication that describes the models.
+      head: name of their classifier, see `Entry`.
 
     Raises:
       ValueError: when the class is decorated, if one of the names is taken.
@@ -47,7 +51,7 @@ def register(variants: Mapping[str, Mapping[str, Any]], *, source: str) -> Calla
         for name, values in variants.items():
             if name in registered:
                 raise ValueError(f"two models are named {name!r}")
-            registered[name] = Entry(module, values, source)
+            registered[name] = Entry(module, values, source, head)
         return module
 
     return decorate

@@ -31,6 +31,7 @@ from jaxcifar.models.registry import register
         "resnet152": {"stage_blocks": (3, 8, 36, 3), "bottleneck": True},
     },
     source="He et al. 2015, table 1",
+    head="head",
 )
 class ResNet(ResidualNetwork, kw_only=True):
     """A ResNet of four stages with projection shortcuts.

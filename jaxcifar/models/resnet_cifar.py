@@ -25,6 +25,7 @@ _DEPTHS = (8, 14, 20, 32, 44, 56, 110, 1202)
 @register(
     {f"resnet{depth}": {"depth": depth} for depth in _DEPTHS},
     source="He et al. 2015, section 4.2",
+    head="head",
 )
 class ResNetCifar(ResidualNetwork, kw_only=True):
     """A CIFAR ResNet of 6n + 2 layers.

@@ -4,13 +4,13 @@ Networks that torchvision has use its names.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import numpy as np
 from jax import tree_util
 
-from jaxcifar.errors import InputError
+from jaxcifar.models import initial_weights
 
 # Path of a module -> its name in PyTorch; the first pattern that matches the whole path applies.
 _MODULES = [
@@ -40,6 +40,17 @@ _LEAVES = {
     "positive_scale": "positive_scale",
     "negative_scale": "negative_scale",
 }
+# Names that other repositories give to the same layers.
+_ALIASES = [
+    (
+        r"linear\.(weight|bias)",
+        r"fc.\1",
+    ),  # kuangliu/pytorch-cifar, akamaster/pytorch_resnet_cifar10
+    (r"(layer.*)\.shortcut\.(.*)", r"\1.downsample.\2"),  # kuangliu/pytorch-cifar
+    (r"(.*denselayer\d+\.)(norm|conv)\.([12]\..*)", r"\1\2\3"),  # torchvision's older DenseNets
+]
+# Numbers of batches and of averaged models, which are no weights.
+_COUNTERS = re.compile(r"(.*\.)?num_batches_tracked|n_averaged")
 
 
 def torch_name(path: str, densenet: bool) -> str:
@@ -77,38 +88,88 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
-def from_torch(arrays: Mapping[str, np.ndarray], template: Mapping[str, Any]) -> dict[str, Any]:
+def with_our_names(
+    arrays: Mapping[str, np.ndarray], template: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns weights under the names of `to_torch`, and what the user should know about that.
+
+    Counters of batches are left out. Prefixes that every name has are removed, such as those of
+    DistributedDataParallel (`module.`), `torch.compile` (`_orig_mod.`) and Lightning (`model.`).
+    Names that some repositories give to the same layers are replaced.
+
+    Args:
+      arrays: arrays by the names in a file.
+      template: variables of the model, as arrays or as shapes.
+    """
+    arrays = {k: v for k, v in arrays.items() if not _COUNTERS.fullmatch(k)}
+    wanted, notes = _by_torch_name(template).keys(), []
+    prefix = _shared_prefix(arrays, {name.partition(".")[0] for name in wanted})
+    if prefix:
+        arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
+        notes.append(f"every name begins with {prefix!r}, which was removed")
+    renamed = {name: ours for name in arrays if (ours := _alias(name, wanted)) not in arrays}
+    if renamed:
+        arrays = {renamed.get(name, name): array for name, array in arrays.items()}
+        old, new = next(iter(renamed.items()))
+        notes.append(f"{old} was taken for {new}" + (", and so on" if len(renamed) > 1 else ""))
+    return arrays, notes
+
+
+def from_torch(
+    arrays: Mapping[str, np.ndarray],
+    template: Mapping[str, Any],
+    *,
+    head: str = "",
+    reset_head: bool = False,
+) -> dict[str, Any]:
     """Returns `params` and `batch_stats` in the structure of `template`, with PyTorch's values.
 
     Args:
-      arrays: arrays by PyTorch's names; batch counters (`num_batches_tracked`) are ignored.
+      arrays: arrays by PyTorch's names; counters of batches (`num_batches_tracked`) are ignored.
       template: variables of the same model, as arrays or as shapes.
+      head: name of the classifier in `params`, see `registry.Entry`; "" if unknown.
+      reset_head: whether to keep the classifier of `template`, which needs to have arrays.
 
     Raises:
-      InputError: if arrays are missing, unexpected, of a different shape, or not finite; the
+      InputError: if arrays are missing, unexpected, of another shape, no floats, or not finite; the
         message names them.
     """
-    arrays = {k: v for k, v in arrays.items() if not k.endswith("num_batches_tracked")}
-    wanted = _by_torch_name(template)
-    for kind, names in (
-        ("missing", wanted.keys() - arrays.keys()),
-        ("unexpected", arrays.keys() - wanted.keys()),
-    ):
-        if names:
-            shown = ", ".join(sorted(names)[:5])
-            more = f", ... ({len(names)} in total)" if len(names) > 5 else ""
-            raise InputError(f"{kind} arrays: {shown}{more}")
+    arrays = {k: v for k, v in arrays.items() if not _COUNTERS.fullmatch(k)}
+    named = _by_torch_name(template)
+    axes = {name: _to_torch_axes(like.ndim) for name, (_, like) in named.items()}
+    shapes = {
+        name: tuple(like.shape[axis] for axis in axes[name]) for name, (_, like) in named.items()
+    }
+    heads = [name.rpartition(".")[0] for name, (path, _) in named.items() if path[1].key == head]
+    torch_head = heads[0] + "." if heads else ""
+    values = initial_weights.fit(arrays, shapes, head=torch_head, reset_head=reset_head)
+    by_path = {
+        path: np.transpose(values[name], np.argsort(axes[name])) if name in values else like
+        for name, (path, like) in named.items()
+    }
+    return tree_util.tree_map_with_path(lambda path, _: by_path[path], dict(template))
 
-    values = {}
-    for name, (path, like) in wanted.items():
-        value, axes = arrays[name], _to_torch_axes(like.ndim)
-        expected = tuple(like.shape[axis] for axis in axes)
-        if value.shape != expected:
-            raise InputError(f"{name}: shape {value.shape}, expected {expected}")
-        values[path] = np.transpose(value, np.argsort(axes)).astype(like.dtype)
-        if not np.isfinite(values[path]).all():
-            raise InputError(f"{name}: contains NaN or infinity")
-    return tree_util.tree_map_with_path(lambda path, _: values[path], dict(template))
+
+def _shared_prefix(names: Iterable[str], modules: Set[str]) -> str:
+    """What all names start with, up to a dot, unless that is one of the model's own modules."""
+    prefix = ""
+    while True:
+        first = {name.removeprefix(prefix).partition(".")[::2] for name in names}
+        modules_found = {module for module, _ in first}
+        if len(modules_found) != 1 or not all(rest for _, rest in first):
+            return prefix
+        if modules_found <= modules:
+            return prefix
+        prefix += modules_found.pop() + "."
+
+
+def _alias(name: str, wanted: Set[str]) -> str:
+    """Our name of an array if another repository's name for it is known, otherwise `name`."""
+    for pattern, replacement in _ALIASES:
+        ours = re.sub(pattern, replacement, name)
+        if name not in wanted and ours in wanted:
+            return ours
+    return name
 
 
 def _by_torch_name(variables: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

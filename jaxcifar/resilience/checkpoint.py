@@ -137,6 +137,23 @@ class Checkpoints:
         """
         return Restored(step, *self._store.read(step, create_state))
 
+    def read_variables(self, name: str) -> tuple[int, dict[str, Any]]:
+        """Returns the step, and `params` and `batch_stats`, of a checkpoint of any network.
+
+        Args:
+          name: "latest", "best" or the number of a step.
+
+        Raises:
+          InputError: if the checkpoint does not exist or is damaged.
+        """
+        while True:
+            step = self.find(name)
+            try:
+                return step, self._store.read_variables(step)
+            except InputError:
+                if step in self.steps():
+                    raise  # otherwise a trainer has just replaced it
+
     def restore_latest(self, create_state: Callable[[], Any]) -> Restored:
         """Returns the contents of the newest intact checkpoint, and cleans up after a kill.
 

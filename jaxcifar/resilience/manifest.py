@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,24 @@ def check_data(workdir: Path, fingerprints: dict[str, str]) -> None:
                 f"with:\n  saved fingerprint {saved}\n  found fingerprint {found}\n"
                 "Choose another --workdir, or set dataset.data_dir to the data of the run."
             )
+
+
+def check_weights(workdir: Path, steps: Sequence[int]) -> None:
+    """Checks that a run that was given weights to start from still has a checkpoint.
+
+    Args:
+      workdir: directory of the run.
+      steps: steps of its checkpoints.
+
+    Raises:
+      InputError: if there is none; the run would start from random weights.
+    """
+    weights = read(workdir).get("weights")
+    if weights and not steps:
+        raise InputError(
+            f"{workdir}: the run starts from the weights of {weights['file']}, but its checkpoints "
+            "are missing; create it again with jaxcifar export, or choose another --workdir"
+        )
 
 
 def record_start(

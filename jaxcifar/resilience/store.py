@@ -116,23 +116,26 @@ class CheckpointStore:
         Raises:
           InputError: if the checkpoint is damaged, or its arrays are not those of the state.
         """
-        path = self.path(step)
-        try:
-            content = self.verify(step)
-        except integrity.DamageError as error:
-            raise InputError(f"{path} is damaged: {error}") from error
+        content = self._verified(step)
         target = jax.eval_shape(create_state)
-        trees.check_same_arrays(str(path), content["arrays"], trees.describe_arrays(target))
-        try:
-            state = _checkpointer(jax.process_index()).restore(
-                (path / "state").resolve(),
-                args=ocp.args.StandardRestore(
-                    jax.tree.map(lambda x: np.empty(x.shape, x.dtype), target)
-                ),
-            )
-        except Exception as error:  # Orbax raises many types
-            raise InputError(f"{path} cannot be read: {brief(error)}") from error
-        return state, Progress(**content["progress"])
+        trees.check_same_arrays(
+            str(self.path(step)), content["arrays"], trees.describe_arrays(target)
+        )
+        empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), target)
+        return self._restore(step, empty), Progress(**content["progress"])
+
+    def read_variables(self, step: int) -> dict[str, Any]:
+        """Returns `params` and `batch_stats` of a checkpoint of any network, as dictionaries.
+
+        Args:
+          step: step of an existing checkpoint.
+
+        Raises:
+          InputError: if the checkpoint is damaged.
+        """
+        self._verified(step)
+        state = self._restore(step)
+        return {"params": state["params"], "batch_stats": state.get("batch_stats") or {}}
 
     def remove(self, step: int) -> None:
         """Removes a checkpoint. A kill leaves it whole, or under a `.part` name.
@@ -160,6 +163,23 @@ class CheckpointStore:
         """Removes what a kill during a write or a removal has left."""
         for part in self._directory.glob(f"*{files.PART}"):
             files.remove(part)
+
+    def _verified(self, step: int) -> dict[str, Any]:
+        """The manifest of a checkpoint, whose files have been checked, see `read`."""
+        try:
+            return self.verify(step)
+        except integrity.DamageError as error:
+            raise InputError(f"{self.path(step)} is damaged: {error}") from error
+
+    def _restore(self, step: int, target: Any = None) -> Any:
+        """A state, in the structure of `target` or as nested dictionaries, see `read`."""
+        path = self.path(step)
+        try:
+            return _checkpointer(jax.process_index()).restore(
+                (path / "state").resolve(), args=ocp.args.StandardRestore(target)
+            )
+        except Exception as error:  # Orbax raises many types
+            raise InputError(f"{path} cannot be read: {brief(error)}") from error
 
     def _run_id(self) -> str:
         """The id of the run that the checkpoints belong to; "" if unknown."""

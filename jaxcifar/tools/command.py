@@ -33,7 +33,9 @@ COMMANDS = {
     ),
     "sweep": Command("jaxcifar.tools.sweep", "Train the variants or seeds of a recipe."),
     "report": Command("jaxcifar.tools.report", "Compare finished runs in a table."),
-    "export": Command("jaxcifar.tools.export", "Exchange weights with PyTorch."),
+    "export": Command(
+        "jaxcifar.tools.export", "Exchange weights with PyTorch, or start from another run's."
+    ),
     "show": Command("jaxcifar.tools.show", "Draw the augmented images that a network is fed."),
     "models": Command("jaxcifar.tools.models", "List the networks, or the layers of one."),
     "fields": Command("jaxcifar.tools.fields", "List or search the config fields."),

@@ -176,3 +176,12 @@ def test_training_sums_have_no_details():
     total = metrics.add({}, metrics.batch_sums(*arguments))
     assert list(metrics.summarize(total)) == ["loss", "accuracy"]
     assert metrics.details(total) == {}
+
+
+def test_the_most_frequent_mistakes_come_first():
+    confusion = np.array([[9, 2, 0], [3, 9, 1], [2, 0, 9]])
+    before = confusion.copy()
+    assert metrics.most_confused(confusion) == [(1, 0, 3), (0, 1, 2), (2, 0, 2), (1, 2, 1)]
+    assert metrics.most_confused(confusion, count=2) == [(1, 0, 3), (0, 1, 2)]
+    assert metrics.most_confused(np.eye(3)) == []
+    np.testing.assert_array_equal(confusion, before)

@@ -52,6 +52,27 @@ def test_published_parameters_and_multiply_adds(name, cifar10, cifar100, million
     assert cifar10 + 90 * (cifar10 - count(per_class, (8, 8, 3)).parameters) // 9 == cifar100
 
 
+def test_every_registered_network_names_its_classifier():
+    """The classifier is what depends on the number of classes."""
+    fields = {"resnet8": {}, "resnet18": {}, "densenet_bc_100_12": {"depth": 16}}
+    modules = {(entry.module, entry.head) for entry in models.registered.values()}
+    entries = {name: models.registered[name] for name in fields}
+    assert {(entry.module, entry.head) for entry in entries.values()} == modules
+    for name, entry in entries.items():
+        few, many = (
+            jax.eval_shape(
+                partial(models.create(name, num_classes=classes, **fields[name]).init, train=False),
+                jax.random.key(0),
+                jnp.zeros((1, 8, 8, 3)),
+            )
+            for classes in (10, 100)
+        )
+        same = jax.tree.map(lambda one, other: one.shape == other.shape, few, many)
+        depends = [path for path, fits in jax.tree_util.tree_leaves_with_path(same) if not fits]
+        assert {(path[0].key, path[1].key) for path in depends} == {("params", entry.head)}
+        assert len(depends) == len(few["params"][entry.head])
+
+
 @pytest.mark.parametrize("name, expected", [("resnet20", 272_474), ("resnet56", 855_770)])
 def test_parameter_counts_with_projection_shortcuts(name, expected):
     assert parameters(name, num_classes=10, shortcut="B") == expected
@@ -379,4 +400,4 @@ def test_conflicting_fields_are_refused(name, fields, message):
 
 def test_names_are_unique():
     with pytest.raises(ValueError, match="two models are named 'resnet20'"):
-        models.register({"resnet20": {}}, source="")(ResNetCifar)
+        models.register({"resnet20": {}}, source="", head="head")(ResNetCifar)

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import re
-from functools import partial
+import shutil
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+
+from tests.models.helpers import drawn
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def test_weights_go_to_pytorch_and_back(run, tmp_path):
         ("test_ema", measured),  # the average starts there, too
     ]
     weights = json.loads((tmp_path / "b" / "manifest.json").read_text())["weights"]
-    assert weights["file"] == str(file)
+    assert weights["file"] == str(file) and not weights["reset_head"]
     assert weights["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     code, out, err = run("jaxcifar.tools.export", *there, "--to=torch", f"--file={file}.again")
     assert code == 0, err
@@ -76,6 +78,7 @@ def test_weights_go_to_pytorch_and_back(run, tmp_path):
     [
         ({"fc.bias": None}, "missing arrays: fc.bias"),
         ({"fc.bias": np.zeros(3, np.float32)}, "fc.bias: shape (3,), expected (10,)"),
+        ({"conv1.weight": np.zeros((16, 1, 3, 3), np.int8)}, "conv1.weight: type int8, expected"),
         (None, "not a readable safetensors file"),
     ],
 )
@@ -87,13 +90,9 @@ def test_an_unsuitable_file_is_explained_and_leaves_nothing(run, tmp_path, chang
     if change is None:
         file.write_text("not weights")
     else:
-        import jax
         import jax.numpy as jnp
 
-        model = models.create("resnet8", num_classes=10)
-        images = jnp.zeros((1, 8, 8, 1))
-        shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
-        arrays = to_torch(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
+        arrays = to_torch(drawn(models.create("resnet8", num_classes=10), jnp.zeros((1, 8, 8, 1))))
         arrays = {k: v for k, v in {**arrays, **change}.items() if v is not None}
         save_file(arrays, file)
     workdir = tmp_path / "run"
@@ -108,10 +107,70 @@ def test_an_unsuitable_file_is_explained_and_leaves_nothing(run, tmp_path, chang
     assert not workdir.exists() and not out
 
 
+def test_a_run_starts_from_another_ones_weights_with_a_new_classifier(run, tmp_path):
+    import jax.numpy as jnp
+
+    from jaxcifar import models
+    from jaxcifar.models.torch_weights import to_torch
+
+    images = jnp.zeros((1, 32, 32, 3))
+    saved = to_torch(drawn(models.create("resnet8", num_classes=10), images))
+    file, here, there = (tmp_path / name for name in ("saved.safetensors", "here", "there"))
+    save_file({f"module.{name}": array for name, array in saved.items()}, file)
+
+    def export(workdir, *arguments, dataset="cifar100", module="jaxcifar.tools.export"):
+        base = ["--config.model.name=resnet8", "--config.train.num_epochs=1"]
+        recipe = ["--config=configs/quickstart.py", f"--config.dataset.name={dataset}", *base]
+        schedule = ["--config.schedule.name=constant", "--config.schedule.milestones_epochs=()"]
+        return run(module, *recipe, *schedule, f"--workdir={workdir}", *arguments)
+
+    code, out, err = export(here, "--from=torch", f"--file={file}", dataset="fake")
+    assert code == 0 and "every name begins with 'module.', which was removed" in out, err
+    code, out, err = export(there, "--from=run", f"--file={here}")
+    assert code == 1 and not out and not there.exists()
+    assert err.splitlines()[1:] == [
+        "  params/head/bias: shape (10,), expected (100,)",
+        "  params/head/kernel: shape (64, 10), expected (64, 100)",
+        "  Only the classifier does not fit; --reset_head initialises a new one instead.",
+    ]
+    code, out, err = export(there, "--from=run", f"--file={here}", "--reset_head")
+    assert code == 0 and f"a new classifier and otherwise the weights of {here}, step 0" in out, err
+    weights = json.loads((there / "manifest.json").read_text())["weights"]
+    assert weights["reset_head"] and weights["step"] == 0 and weights["file"] == str(here)
+    assert len(weights["sha256"]) == 64
+    file = tmp_path / "new.safetensors"
+    assert export(there, "--to=torch", f"--file={file}")[0] == 0
+    found = load_file(file)
+    assert found["fc.weight"].shape == (100, 64) and found["fc.weight"].std() > 0
+    for name in saved.keys() - {"fc.weight", "fc.bias"}:
+        np.testing.assert_array_equal(found[name], saved[name])
+
+    shutil.rmtree(here / "checkpoints")  # it would train from random weights, against its record
+    code, _, err = export(here, module="jaxcifar.main", dataset="fake")
+    assert code == 1 and f"{here}: the run starts from the weights of" in err
+    assert "its checkpoints are missing" in err and not (here / "metrics.csv").exists()
+
+
+def test_the_kind_of_source_is_told_from_its_path(run, tmp_path):
+    (tmp_path / "a" / "checkpoints").mkdir(parents=True)
+    for kind, name, message in (
+        ("torch", "a", "is the directory of a run; give --from=run"),
+        ("torch", ".", "is a directory; must be a safetensors, .pt or .pth file"),
+        ("run", "b", "with --from=run this must be the directory of a run"),
+        ("run", "a", "no checkpoint"),
+    ):
+        source = [f"--from={kind}", f"--file={tmp_path / name}", f"--workdir={tmp_path / 'new'}"]
+        code, _, err = run("jaxcifar.tools.export", *QUICKSTART, *source)
+        assert code == 1 and message in err and str(tmp_path) in err and "Traceback" not in err
+    assert not (tmp_path / "new").exists()
+
+
 def test_export_requires_one_direction(run, tmp_path):
     arguments = [*QUICKSTART, f"--workdir={tmp_path}", "--file=x"]
     code, _, err = run("jaxcifar.tools.export", *arguments)
     assert code == 1 and "exactly one of --to and --from" in err
+    code, _, err = run("jaxcifar.tools.export", *arguments, "--to=torch", "--reset_head")
+    assert code == 1 and "--reset_head has no effect with --to" in err
     code, _, err = run(
         "jaxcifar.tools.export", *arguments, "--to=torch", "--config.model.ternary=twn"
     )
