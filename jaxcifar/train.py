@@ -19,8 +19,9 @@ from jaxcifar.reporting.format import describe
 from jaxcifar.reporting.run_logger import RunLogger
 from jaxcifar.resilience import nonfinite, processes
 from jaxcifar.resilience.checkpoint import Checkpoints, Restored
+from jaxcifar.resilience.data_check import check_splits
 from jaxcifar.resilience.lock import WriterLock
-from jaxcifar.resilience.manifest import check_config, check_data, record_end, record_start
+from jaxcifar.resilience.manifest import check_config, record_end, record_start
 from jaxcifar.resilience.nonfinite import NonFinite
 from jaxcifar.resilience.peers import Peers
 from jaxcifar.resilience.signals import Signals
@@ -72,8 +73,7 @@ def _train(
     )
     info = datasets.info(config.dataset)
     splits = datasets.load(config.dataset)
-    fingerprints = datasets.fingerprints(splits)
-    check_data(workdir, fingerprints)
+    fingerprints = check_splits(workdir, splits, config.dataset.fingerprint)
     plan = durations(config, splits["train"].size)
     lock.acquire()
     run = Run(config, workdir, splits, fingerprints, plan, signals, peers)
