@@ -6,7 +6,7 @@ ignore it.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -105,14 +105,14 @@ def decode_view(
     turn = tf.gather(tf.constant(_TURNS), _in_python(exif.orientation, contents, tf.int64, []))
     mirrored, transposed = turn[:2], turn[2]
 
+    def exchanged(pair: Sequence[tf.Tensor]) -> tf.Tensor:
+        return tf.where(transposed, tf.stack([pair[1], pair[0]]), tf.stack([pair[0], pair[1]]))
+
     def choose_stored(height: tf.Tensor, width: tf.Tensor) -> View:
         """The view of the stored image that holds the pixels of the chosen one of the turned."""
-        sides = tf.stack([height, width])
-        view = choose_view(*tf.unstack(tf.where(transposed, sides[::-1], sides)))
-        first, size = tf.stack(view.window[:2]), tf.stack(view.window[2:])
-        first = tf.where(transposed, first[::-1], first)
-        size = tf.where(transposed, size[::-1], size)
-        first = tf.where(mirrored, sides - first - size, first)
+        view = choose_view(*tf.unstack(exchanged([height, width])))
+        first, size = exchanged(view.window[:2]), exchanged(view.window[2:])
+        first = tf.where(mirrored, tf.stack([height, width]) - first - size, first)
         return view._replace(window=(*tf.unstack(first), *tf.unstack(size)))
 
     image, scale, shift = _decode_stored_view(contents, choose_stored)
