@@ -19,14 +19,9 @@ from jaxcifar.reporting.format import describe
 from jaxcifar.reporting.run_logger import RunLogger
 from jaxcifar.resilience import nonfinite, processes
 from jaxcifar.resilience.checkpoint import Checkpoints, Restored
+from jaxcifar.resilience.data_check import check_splits
 from jaxcifar.resilience.lock import WriterLock
-from jaxcifar.resilience.manifest import (
-    check_config,
-    check_data,
-    check_weights,
-    record_end,
-    record_start,
-)
+from jaxcifar.resilience.manifest import check_config, check_weights, record_end, record_start
 from jaxcifar.resilience.nonfinite import NonFinite
 from jaxcifar.resilience.peers import Peers
 from jaxcifar.resilience.signals import Signals
@@ -78,8 +73,7 @@ def _train(
     )
     info = datasets.info(config.dataset)
     splits = datasets.load(config.dataset)
-    fingerprints = datasets.fingerprints(splits)
-    check_data(workdir, fingerprints)
+    fingerprints = check_splits(workdir, splits, config.dataset.fingerprint)
     check_weights(workdir, Checkpoints(workdir / "checkpoints", create=False).steps())
     plan = durations(config, splits["train"].size)
     lock.acquire()

@@ -191,6 +191,20 @@ _ALL = [
         "for array in (self.images,):",
         "resilience/test_manifest.py::test_fingerprints_see_pixels_labels_order_and_shape",
     ),
+    Mutation(
+        "contents left out of the fingerprint of files",
+        "data/file_hashes.py",
+        "            digest.update(block)",
+        "            pass",
+        "resilience/test_data_check.py",
+    ),
+    Mutation(
+        "another kind of fingerprint than the run's is compared",
+        "resilience/data_check.py",
+        "_fingerprints(splits, wanted | kinds)",
+        "_fingerprints(splits, wanted)",
+        "resilience/test_data_check.py",
+    ),
 ]
 
 

@@ -1,6 +1,7 @@
 """Short whole runs through `train`, in this process."""
 
 import csv
+import json
 import runpy
 
 import jax
@@ -169,6 +170,8 @@ def test_a_folder_of_images_is_trained_on(tmp_path):
     config.dataset.on_bad_image = "skip"
     results = train(config, tmp_path / "other")
     assert list(results) == ["validation", "test"]
+    recorded = json.loads((tmp_path / "other" / "manifest.json").read_text())["data"]
+    assert [value.split(":")[0] for value in recorded.values()] == ["contents"] * 3
     evaluate_run(config, tmp_path / "other")
 
 

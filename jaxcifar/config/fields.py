@@ -130,6 +130,13 @@ FIELDS: dict[str, Field] = {
     "dataset.on_bad_image": Field("error",
         "image_folder: stop with an error, or skip images that cannot be decoded",
         one_of("error", "skip"), only_if=_FOLDER),
+    "dataset.exif_orientation": Field(False,
+        "image_folder: turn each image as the orientation in its EXIF data says, for training and "
+        "evaluation", only_if=_FOLDER),
+    "dataset.fingerprint": Field("auto",
+        "image_folder: what a resumed run compares: the names and sizes of the files, and their "
+        "contents or a sample of 4 KiB of each; auto: contents of a split of up to 2 GiB, else "
+        "sample", one_of("auto", "contents", "sample", "names"), FREE, _FOLDER),
     "dataset.validation_size": Field(0,
         "training images held out for validation, stratified by class", at_least(0), IDENTITY),
     "dataset.validation_seed": Field(0,

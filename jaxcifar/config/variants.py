@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from jaxcifar.config.fields import DURATIONS
-from jaxcifar.config.structure import default
+from jaxcifar.config.fields import DURATIONS, FIELDS
 from jaxcifar.errors import InputError
 
 _SMOKE = "smoke"
@@ -118,9 +117,13 @@ def _smoke(config: ConfigDict) -> ConfigDict:
 
     if config.dataset.validation_size:
         config.dataset.validation_size = 100
-    for field in ("data_dir", "labels", "image_size", "on_bad_image"):
-        config.dataset[field] = default().dataset[field]
+    conditions = {path: field.only_if for path, field in FIELDS.items() if field.only_if}
+    used = [path for path, condition in conditions.items() if condition.holds(config)]
     config.dataset.name = "fake"
+    for path in used:
+        if not conditions[path].holds(config):  # an option of the recipe's own data
+            section, name = path.split(".")
+            config[section][name] = FIELDS[path].default
     if config.model.name.startswith("densenet_bc"):
         config.model.depth = 16
     elif config.model.name.startswith("densenet"):

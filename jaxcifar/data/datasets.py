@@ -99,9 +99,23 @@ def load(dataset: ConfigDict) -> dict[str, Split | FolderSplit]:
     return {"train": train, "validation": validation, "test": test}
 
 
-def fingerprints(splits: Mapping[str, Split | FolderSplit]) -> dict[str, str]:
-    """Returns a fingerprint of each split, which changes with any part of its data."""
-    return {name: split.fingerprint() for name, split in splits.items()}
+def fingerprints(
+    splits: Mapping[str, Split | FolderSplit], kinds: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Returns a fingerprint of each split, which changes with any part of its data.
+
+    Args:
+      splits: splits by name.
+      kinds: what the fingerprint of a folder of images covers, by split: one of
+        `file_hashes.KINDS`, and otherwise "contents".
+    """
+
+    def fingerprint(name: str, split: Split | FolderSplit) -> str:
+        if isinstance(split, FolderSplit):
+            return split.fingerprint((kinds or {}).get(name, "contents"))
+        return split.fingerprint()
+
+    return {name: fingerprint(name, split) for name, split in splits.items()}
 
 
 @cache

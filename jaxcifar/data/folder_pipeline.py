@@ -73,6 +73,7 @@ def train_batches(
     horizontal_flip: bool = True,
     area: tuple[float, float] = (0.08, 1.0),
     on_bad_image: str = "error",
+    exif_orientation: bool = False,
 ) -> Iterator[Batch]:
     """Yields this process's share of the training batches of steps first_step to num_steps - 1.
 
@@ -86,6 +87,7 @@ def train_batches(
       horizontal_flip: whether half of the images are mirrored.
       area: range of the crop's area, as a share of the image's.
       on_bad_image: "error" or "skip".
+      exif_orientation: whether images are turned as their EXIF data says.
 
     Raises:
       InputError: at the batch with a file that cannot be read, or that cannot be decoded and is not
@@ -108,7 +110,8 @@ def train_batches(
         return _Drawn(index, choose_view, horizontal_flip & (random[-1, 0] % 2 == 1))
 
     slots = _Slots(batch_size, process, num_processes)
-    return _batches(split, draw, image_size, slots, first_step, num_steps, on_bad_image)
+    steps = range(first_step, num_steps)
+    return _batches(split, draw, image_size, slots, steps, on_bad_image, exif_orientation)
 
 
 def eval_batches(
@@ -120,6 +123,7 @@ def eval_batches(
     process: int = 0,
     num_processes: int = 1,
     on_bad_image: str = "error",
+    exif_orientation: bool = False,
 ) -> Iterator[Batch]:
     """Yields this process's share of the batches that hold every example of `split` once.
 
@@ -137,6 +141,7 @@ def eval_batches(
       resize: length of the resized shorter side in pixels, at least image_size; 256 / 224 of
         image_size if None.
       on_bad_image: "error" or "skip".
+      exif_orientation: whether images are turned as their EXIF data says.
 
     Raises:
       InputError: as `train_batches`; or if `resize` is too small.
@@ -155,7 +160,8 @@ def eval_batches(
 
     slots = _Slots(batch_size, process, num_processes)
     num_batches = -(-split.size // batch_size)
-    return _batches(split, draw, image_size, slots, 0, num_batches, on_bad_image)
+    steps = range(num_batches)
+    return _batches(split, draw, image_size, slots, steps, on_bad_image, exif_orientation)
 
 
 def _batches(
@@ -163,11 +169,11 @@ def _batches(
     draw: Callable[["tf.Tensor"], _Drawn],
     image_size: int,
     slots: _Slots,
-    first_step: int,
-    num_steps: int,
+    steps: range,
     on_bad_image: str,
+    exif_orientation: bool,
 ) -> Iterator[Batch]:
-    """Yields the batches of steps first_step to num_steps - 1; `draw` gets a position, int64 []."""
+    """Yields the batches of these steps; `draw` gets a position, int64 []."""
     if on_bad_image not in ("error", "skip"):
         raise errors.unknown("on_bad_image", on_bad_image, ("error", "skip"))
     tf = import_tensorflow()
@@ -183,14 +189,16 @@ def _batches(
         exists, source = index >= 0, tf.maximum(index, 0)
         found = tf.data.Dataset.from_tensors(paths[source]).take(tf.cast(exists, tf.int64))
         # An error in a map ends the iteration; here it only leaves out the one element.
-        found = found.map(lambda path: (read_image(path, choose_view, image_size), True))
+        found = found.map(
+            lambda path: (read_image(path, choose_view, image_size, exif_orientation), True)
+        )
         found = found.ignore_errors()
         found = found.concatenate(tf.data.Dataset.from_tensors((black, False))).take(1)
         image, decoded = found.get_single_element()
         image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
         return {"image": image, "label": labels[source], "mask": decoded, "index": index}
 
-    dataset = tf.data.Dataset.range(first_step * share, num_steps * share)
+    dataset = tf.data.Dataset.range(steps.start * share, steps.stop * share)
     dataset = dataset.map(make_example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.batch(share, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
@@ -220,6 +228,7 @@ def _check_bad_image(path: str, on_bad_image: str) -> None:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if on_bad_image == "error":
         raise InputError(
-            f"{path} cannot be decoded: it is empty, truncated, huge, or not a JPEG or PNG; "
+            f"{path} cannot be decoded: it is empty, truncated, huge, or not a JPEG, PNG, WebP, "
+            f"BMP or GIF; "
             f'replace it, or skip such images with dataset.on_bad_image="skip"'
         )

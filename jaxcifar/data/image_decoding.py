@@ -1,14 +1,18 @@
-"""Decodes, crops and resizes one image with TensorFlow, for `folder_pipeline`.
+"""Decodes, crops and resizes one image with TensorFlow or Pillow, for `folder_pipeline`.
 
-A file is decoded only as far as its crop reaches, so a truncated one is noticed only when a crop
-needs the missing part. EXIF orientation is not applied; the usual ImageNet pipelines ignore it too.
+A JPEG is decoded only as far as its crop reaches, so a truncated one is noticed only when a crop
+needs the missing part. EXIF orientation is applied only if asked for: the usual ImageNet pipelines
+ignore it.
 """
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from PIL import Image
 
+from jaxcifar.data import exif
 from jaxcifar.environment import import_tensorflow
 
 if TYPE_CHECKING:
@@ -18,6 +22,23 @@ ATTEMPTS = 10  # number of windows that `random_window` draws
 
 _MAX_PIXELS = 2**27  # limit on what is decoded: a damaged header may hold any size
 _ASPECT_RATIO = (3 / 4, 4 / 3)
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+# By EXIF orientation: what makes the upright image of the stored one. First rows, then columns are
+# reversed, then the two are exchanged.
+_TURNS = np.array(
+    [
+        (False, False, False),  # no such orientation
+        (False, False, False),
+        (False, True, False),
+        (True, True, False),
+        (True, False, False),
+        (False, False, True),
+        (True, False, True),
+        (True, True, True),
+        (False, True, True),
+    ]
+)
 
 
 class View(NamedTuple):
@@ -38,10 +59,75 @@ class View(NamedTuple):
 ChooseView = Callable[["tf.Tensor", "tf.Tensor"], View]
 
 
-def read_image(path: "tf.Tensor", choose_view: ChooseView, image_size: int) -> "tf.Tensor":
-    """Decodes and resamples the chosen view of the image in a file, to uint8 [S, S, 3]."""
+def read_image(
+    path: "tf.Tensor", choose_view: ChooseView, image_size: int, exif_orientation: bool = False
+) -> "tf.Tensor":
+    """Decodes and resamples the chosen view of the image in a file, to uint8 [S, S, 3].
+
+    Args:
+      path: path of the file, string [].
+      choose_view: chooses the view.
+      image_size: S, in pixels.
+      exif_orientation: whether the image is first turned as its EXIF data says.
+    """
     tf = import_tensorflow()
-    contents = tf.io.read_file(path)
+    image, scale, shift = decode_view(tf.io.read_file(path), choose_view, exif_orientation)
+    # Antialiased, as in Pillow: plain point samples would alias, more so in larger images.
+    image = tf.raw_ops.ScaleAndTranslate(
+        images=image[None],
+        size=[image_size, image_size],
+        scale=tf.cast(scale, tf.float32),
+        translation=tf.cast(shift, tf.float32),
+        kernel_type="triangle",
+        antialias=True,
+    )[0]
+    return tf.saturate_cast(tf.round(image), tf.uint8)
+
+
+def decode_view(
+    contents: "tf.Tensor", choose_view: ChooseView, exif_orientation: bool = False
+) -> tuple["tf.Tensor", "tf.Tensor", "tf.Tensor"]:
+    """Decodes the chosen view of an image: a JPEG, PNG, WebP, BMP or GIF, whatever its name is.
+
+    Transparency is dropped, and of an animation the first image is taken.
+
+    Args:
+      contents: contents of the image's file, string [].
+      choose_view: chooses the view.
+      exif_orientation: whether the image is first turned as its EXIF data says.
+
+    Returns:
+      The pixels in the view's window, uint8 [H, W, 3], and the view's scale and shift.
+    """
+    if not exif_orientation:
+        return _decode_stored_view(contents, choose_view)
+    tf = import_tensorflow()
+    turn = tf.gather(tf.constant(_TURNS), _in_python(exif.orientation, contents, tf.int64, []))
+    mirrored, transposed = turn[:2], turn[2]
+
+    def exchanged(pair: Sequence[tf.Tensor]) -> tf.Tensor:
+        return tf.where(transposed, tf.stack([pair[1], pair[0]]), tf.stack([pair[0], pair[1]]))
+
+    def choose_stored(height: tf.Tensor, width: tf.Tensor) -> View:
+        """The view of the stored image that holds the pixels of the chosen one of the turned."""
+        view = choose_view(*tf.unstack(exchanged([height, width])))
+        first, size = exchanged(view.window[:2]), exchanged(view.window[2:])
+        first = tf.where(mirrored, tf.stack([height, width]) - first - size, first)
+        return view._replace(window=(*tf.unstack(first), *tf.unstack(size)))
+
+    image, scale, shift = _decode_stored_view(contents, choose_stored)
+    for axis in range(2):
+        image = tf.cond(
+            mirrored[axis], lambda i=image, a=axis: tf.reverse(i, [a]), lambda i=image: i
+        )
+    return tf.cond(transposed, lambda: tf.transpose(image, [1, 0, 2]), lambda: image), scale, shift
+
+
+def _decode_stored_view(
+    contents: "tf.Tensor", choose_view: ChooseView
+) -> tuple["tf.Tensor", "tf.Tensor", "tf.Tensor"]:
+    """As `decode_view`, of the image as it is stored."""
+    tf = import_tensorflow()
 
     def check_size(height: tf.Tensor, width: tf.Tensor) -> None:
         pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
@@ -61,27 +147,53 @@ def read_image(path: "tf.Tensor", choose_view: ChooseView, image_size: int) -> "
         )
         return image[:, left - first : left - first + crop_width], scale, shift
 
-    def decode_png() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        # The header's width and height come first.
-        header = tf.io.decode_raw(tf.strings.substr(contents, 16, 8), tf.int32, little_endian=False)
-        check_size(header[1], header[0])
-        image = tf.io.decode_png(contents, channels=3)
+    def view_of(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         sides = tf.unstack(tf.shape(image)[:2])
         (top, left, height, width), scale, shift = choose_view(*sides)
         return image[top : top + height, left : left + width], scale, shift
 
+    def decode_png() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        # The header's width and height come first.
+        header = tf.io.decode_raw(tf.strings.substr(contents, 16, 8), tf.int32, little_endian=False)
+        check_size(header[1], header[0])
+        return view_of(tf.io.decode_png(contents, channels=3))
+
+    def decode_other() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        return view_of(_in_python(_decode_with_pillow, contents, tf.uint8, [None, None, 3]))
+
     # By content: a few files of ImageNet are PNGs named like JPEGs.
-    image, scale, shift = tf.cond(tf.image.is_jpeg(contents), decode_jpeg, decode_png)
-    # Antialiased, as in Pillow: plain point samples would alias, more so in larger images.
-    image = tf.raw_ops.ScaleAndTranslate(
-        images=image[None],
-        size=[image_size, image_size],
-        scale=tf.cast(scale, tf.float32),
-        translation=tf.cast(shift, tf.float32),
-        kernel_type="triangle",
-        antialias=True,
-    )[0]
-    return tf.saturate_cast(tf.round(image), tf.uint8)
+    is_png = tf.strings.substr(contents, 0, len(_PNG)) == _PNG
+    return tf.cond(
+        tf.image.is_jpeg(contents), decode_jpeg, lambda: tf.cond(is_png, decode_png, decode_other)
+    )
+
+
+def _in_python(
+    function: Callable[[bytes], np.ndarray | int],
+    contents: "tf.Tensor",
+    dtype: "tf.DType",
+    shape: list[int | None],
+) -> "tf.Tensor":
+    """Returns the array of this type and shape that a Python function makes of a string []."""
+    tf = import_tensorflow()
+
+    def call(contents: bytes | np.ndarray) -> np.ndarray:
+        contents = np.asarray(contents, object).item()  # an array outside of a graph
+        return np.asarray(function(contents), dtype.as_numpy_dtype)
+
+    return tf.ensure_shape(tf.numpy_function(call, [contents], dtype, stateful=False), shape)
+
+
+def _decode_with_pillow(contents: bytes) -> np.ndarray:
+    """Returns a WebP, BMP or GIF as uint8 [H, W, 3].
+
+    TensorFlow's decoders ignore the palette of a BMP, and refuse WebP animations.
+    """
+    Image.init()  # which loads WebP
+    with Image.open(io.BytesIO(contents), formats=("WEBP", "BMP", "GIF")) as image:
+        if image.width * image.height > _MAX_PIXELS:
+            raise ValueError(f"the image has {image.width} x {image.height} pixels")
+        return np.asarray(image.convert("RGB"))
 
 
 def random_window(

@@ -121,3 +121,17 @@ def test_unknown_and_repeated_choices_are_refused(argument):
 def test_the_factor_of_an_argument():
     found = [length_factor(a) for a in ("", "smoke", "0.1", "densenet201,cifar100,0.25", "2")]
     assert found == [1.0, 1.0, 0.1, 0.25, 2.0]
+
+
+def test_the_smoke_variant_has_no_option_of_the_recipes_own_data():
+    config = make_config(
+        dataset__name="image_folder",
+        dataset__data_dir="images",
+        dataset__image_size=96,
+        dataset__exif_orientation=True,
+        dataset__fingerprint="sample",
+        augment__crop_area=0.35,
+        augment__horizontal_flip=False,
+    )
+    validate(with_variant(config, "smoke"))
+    assert (config.dataset.name, config.augment.horizontal_flip) == ("fake", False)

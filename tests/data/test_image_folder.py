@@ -1,7 +1,10 @@
 """Folders of images: listing, decoding and cropping, against Pillow and torchvision's rules."""
 
 import csv
+import logging
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +12,8 @@ from PIL import Image
 
 from jaxcifar import train as training
 from jaxcifar.config import default
-from jaxcifar.data import image_decoding
+from jaxcifar.data import batches as data_batches
+from jaxcifar.data import folder_pipeline, image_decoding
 from jaxcifar.data.folder_pipeline import eval_batches, train_batches
 from jaxcifar.data.image_folder import FolderSplit, scan
 from jaxcifar.data.streams import random_words, stream_key
@@ -111,10 +115,17 @@ def test_scan_lists_images_and_labels(root):
     assert splits["train"].names[15] == "train/n02/5.PNG"
 
 
-def test_fingerprint_follows_names_and_sizes(train, with_bad_images):
-    assert scan(train.root)["train"].fingerprint() == train.fingerprint()
-    assert with_bad_images["train"].fingerprint() != train.fingerprint()
-    assert train.subset(np.arange(29)).fingerprint() != train.fingerprint()
+@pytest.mark.parametrize("kind", ["names", "sample", "contents"])
+def test_fingerprints_of_every_kind_name_it(train, with_bad_images, kind):
+    found = train.fingerprint(kind)
+    assert found.startswith(f"{kind}:") and scan(train.root)["train"].fingerprint(kind) == found
+    assert with_bad_images["train"].fingerprint(kind) != found
+    assert train.subset(np.arange(29)).fingerprint(kind) != found
+
+
+def test_the_size_of_all_files(train):
+    size = sum(path.stat().st_size for path in Path(train.root).glob("train/n*/[0-9]*"))
+    assert train.has_at_most(size) and not train.has_at_most(size - 1)
 
 
 def test_subset(train):
@@ -145,6 +156,133 @@ def test_errors_name_the_folder(root, tmp_path):
     shutil.rmtree(tmp_path / "val" / "n02")
     with pytest.raises(InputError, match=r"1 classes are only in train/: n02;"):
         scan(tmp_path)
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A folder of two classes with an empty file as each image; they are only listed here."""
+    root = tmp_path / "above" / "made"
+    for part in ("train", "val"):
+        for name in ("cat", "dog"):
+            (root / part / name).mkdir(parents=True)
+            for file in ("0.jpg", "1.JPEG", "2.png"):
+                (root / part / name / file).touch()
+    return root
+
+
+def test_all_kinds_of_images_are_listed(made):
+    for name in ("3.webp", "4.BMP", "5.gif"):
+        (made / "train" / "cat" / name).touch()
+    names = scan(made)["train"].names
+    assert [name for name in names if "cat" in name] == [
+        f"train/cat/{name}" for name in "0.jpg 1.JPEG 2.png 3.webp 4.BMP 5.gif".split()
+    ]
+
+
+def warnings(caplog):
+    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+
+
+def test_files_that_are_ignored_are_counted_once_per_split(made, caplog):
+    sizes = {name: split.size for name, split in scan(made).items()}
+    assert not warnings(caplog)
+    (made / "train" / "dog" / "more" / "deep").mkdir(parents=True)
+    others = "cat/0.tif cat/1.TIF dog/x.tif dog/README dog/more/7.jpg dog/more/deep/8.jpg 9.png"
+    for name in others.split():
+        (made / "train" / name).touch()
+    (made / "val" / "cat" / "notes.txt").touch()
+    assert {name: split.size for name, split in scan(made).items()} == sizes
+    train, val = warnings(caplog)
+    assert f"{made}/train: 7 files are ignored: 3 .tif, 2 .jpg in subfolders, " in train
+    assert "1 .png outside the class folders" in train and "1 without extension" in train
+    assert f"{made}/val: 1 files are ignored: 1 .txt; images are .jpeg, .jpg, .png, " in val
+
+
+def test_what_operating_systems_leave_behind_is_passed_over(made, caplog):
+    expected = scan(made)["train"].names
+    for folder in ("__MACOSX", ".Trashes", "@eaDir", ".ipynb_checkpoints"):
+        (made / "train" / folder).mkdir()
+        (made / "train" / "cat" / folder).mkdir()
+        (made / "train" / "cat" / folder / "0.jpg").touch()
+    for file in (".DS_Store", "Thumbs.db", "desktop.ini", "._0.jpg"):
+        (made / "train" / file).touch()
+        (made / "train" / "dog" / file).touch()
+    found = scan(made)["train"]
+    assert found.names == expected and found.class_names == ("cat", "dog")
+    assert not warnings(caplog)
+
+
+def test_a_class_without_images_says_what_it_has(made):
+    cat = made / "train" / "cat"
+    for path in cat.iterdir():
+        path.rename(path.with_suffix(".tif"))
+    with pytest.raises(InputError, match=r"train/cat has no images \(.*, only 3 .tif$"):
+        scan(made)
+    (cat / "more").mkdir()
+    for path in cat.glob("*.tif"):
+        path.rename(cat / "more" / f"{path.stem}.jpg")
+    with pytest.raises(InputError, match="cat has no images.*cat/more has: images must be in the"):
+        scan(made)
+
+
+def test_a_directory_or_a_pipe_with_the_name_of_an_image_is_named(made):
+    path = made / "train" / "cat" / "x.jpg"
+    path.mkdir()
+    with pytest.raises(InputError, match=r"cat/x.jpg is a directory, but has the name of an imag"):
+        scan(made)
+    path.rmdir()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=r"cat/x.jpg is not a regular file: remove it"):
+        scan(made)
+    path.unlink()
+    path.symlink_to("nowhere")
+    with pytest.raises(InputError, match=r"cat/x.jpg cannot be read: No such file"):
+        scan(made)
+    path.unlink()
+    path.symlink_to("0.jpg")
+    assert scan(made)["train"].size == 7
+
+
+@pytest.mark.parametrize(
+    "data_dir, hint",
+    [
+        ("made/train", "/made, above it, has train/ and val/: set dataset.data_dir to that"),
+        ("made/train/cat", "/made, above it, has train/ and val/"),
+        ("made/trian", "/made, above it, has train/ and val/"),
+        (".", "/made, below it, has train/ and val/"),
+        ("..", "/made, below it, has train/ and val/"),
+    ],
+)
+def test_a_data_directory_on_another_level_is_told(made, data_dir, hint):
+    with pytest.raises(InputError, match=f"train: No such file.*expected ROOT.*; [^;]*{hint}"):
+        scan(made.parent / data_dir)
+
+
+def test_other_names_of_the_splits_are_told(made):
+    (made / "val").rename(made / "Valid")
+    with pytest.raises(InputError, match="val: No such file.*there is Valid/: rename it to val/"):
+        scan(made)
+    (made / "Valid").rename(made / "val")
+    (made / "train").rename(made / "TRAIN")
+    with pytest.raises(InputError, match="train: No such file.*there is TRAIN/: rename it to tra"):
+        scan(made)
+    with pytest.raises(InputError, match="its folders hold images themselves, and must be in tra"):
+        scan(made / "TRAIN")
+    with pytest.raises(InputError, match=r"No such file[^;]*; expected [^;]*$"):
+        scan(made / "TRAIN" / "cat")
+
+
+def test_a_config_decides_whether_images_are_turned(train, monkeypatch):
+    given = []
+    for name in ("train_batches", "eval_batches"):
+        record = lambda split, **arguments: given.append(arguments["exif_orientation"])  # noqa: E731
+        monkeypatch.setattr(folder_pipeline, name, record)
+    config = default()
+    for value in (False, True):
+        config.dataset.exif_orientation = value
+        data_batches.train_batches(train, config, first_step=0, num_steps=1)
+        data_batches.eval_batches(train, config, batch_size=8)
+    assert given == [False, False, True, True]
 
 
 def test_batches_keep_the_contract(train):
