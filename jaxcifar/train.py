@@ -20,7 +20,13 @@ from jaxcifar.reporting.run_logger import RunLogger
 from jaxcifar.resilience import nonfinite, processes
 from jaxcifar.resilience.checkpoint import Checkpoints, Restored
 from jaxcifar.resilience.lock import WriterLock
-from jaxcifar.resilience.manifest import check_config, check_data, record_end, record_start
+from jaxcifar.resilience.manifest import (
+    check_config,
+    check_data,
+    record_end,
+    record_start,
+    with_recorded_statistics,
+)
 from jaxcifar.resilience.nonfinite import NonFinite
 from jaxcifar.resilience.peers import Peers
 from jaxcifar.resilience.signals import Signals
@@ -70,13 +76,13 @@ def _train(
         "train.batch_size / train.accumulation_steps",
         config.train.batch_size // config.train.accumulation_steps,
     )
-    info = datasets.info(config.dataset)
+    info = with_recorded_statistics(workdir, datasets.info(config.dataset))
     splits = datasets.load(config.dataset)
     fingerprints = datasets.fingerprints(splits)
     check_data(workdir, fingerprints)
     plan = durations(config, splits["train"].size)
     lock.acquire()
-    run = Run(config, workdir, splits, fingerprints, plan, signals, peers)
+    run = Run(config, workdir, info, splits, fingerprints, plan, signals, peers)
     factors = nonfinite.rate_factors(workdir)
     while True:
         program = create_program(config, info, plan, factors)
@@ -107,7 +113,7 @@ def _attempt(run: Run, program: Program) -> tuple[Results, int, TrainState]:
         if is_first_process:
             overview = parameter_overview.get_parameter_overview(start.state.params)
             (workdir / "parameters.txt").write_text(overview + "\n")
-            record_start(workdir, config, start.step, run.fingerprints)
+            record_start(workdir, config, start.step, run.fingerprints, run.info)
         with RunLogger(
             workdir,
             first_step=start.step,
