@@ -1,5 +1,6 @@
 """The manifest: which config changes and data a run accepts, and what is recorded."""
 
+import dataclasses
 import json
 
 import jax
@@ -19,9 +20,10 @@ from jaxcifar.resilience.manifest import (
     read,
     record_end,
     record_start,
+    with_recorded_statistics,
 )
 from jaxcifar.train import train
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, make_config
 
 DATA = {"train": "1234", "test": "5678"}
 
@@ -151,6 +153,32 @@ def test_a_manifest_with_old_field_names_is_that_of_the_same_config(config, tmp_
     run = json.loads((tmp_path / "manifest.json").read_text())
     assert run["config"]["schedule"]["rise_fraction"] == 0.5
     assert "rise" not in run["config"]["schedule"]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "image_folder"])
+def test_a_manifest_with_an_old_default_is_that_of_the_same_config(config, tmp_path, name):
+    config.dataset.name = name
+    record_start(tmp_path, config, 0, DATA)
+    run = read(tmp_path)
+    run["config"]["dataset"]["image_size"] = 224
+    write_json(tmp_path / "manifest.json", run)
+    check_config(tmp_path, config)
+    config.dataset.image_size = 225
+    with pytest.raises(InputError, match="dataset.image_size: saved (0|224), requested 225"):
+        check_config(tmp_path, config)
+
+
+def test_measured_statistics_are_those_of_the_first_start(config, tmp_path):
+    def info(level, is_measured=True):
+        facts = datasets.info(make_config(dataset__name="digits").dataset)
+        return dataclasses.replace(facts, mean=(level,), std=(0.5,), is_measured=is_measured)
+
+    assert with_recorded_statistics(tmp_path, info(0.1)) == info(0.1)
+    record_start(tmp_path, config, 0, DATA, info(0.1))
+    assert with_recorded_statistics(tmp_path, info(0.2)) == info(0.1)
+    assert with_recorded_statistics(tmp_path, info(0.2, False)) == info(0.2, False)
+    record_start(tmp_path, config, 5, DATA, info(0.3, False))
+    assert with_recorded_statistics(tmp_path, info(0.2)) == info(0.2)
 
 
 def test_other_data_are_refused_with_both_fingerprints(config, tmp_path):
