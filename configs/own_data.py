@@ -14,7 +14,7 @@ images.
 The schedule is a starting point and follows no publication. Images are not mirrored, as a mirrored
 digit or letter is not one; for natural images set augment.horizontal_flip=True.
 
-Expected: 98.9 % test accuracy on scikit-learn's digits, which docs/data.md writes to digits.npz, in
+Expected: 98.0 % test accuracy on scikit-learn's digits, which docs/data.md writes to digits.npz, in
 about a minute on 2 CPU cores.
 """
 

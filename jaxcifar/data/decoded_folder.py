@@ -17,8 +17,6 @@ from jaxcifar.data.image_folder import FolderSplit
 from jaxcifar.data.split import Split
 from jaxcifar.errors import InputError
 
-_MAX_PIXELS = 2**27  # limit on what is decoded: a damaged header may hold any size
-
 
 def decode(split: FolderSplit, image_size: int, on_bad_image: str) -> Split:
     """Returns the images of a split, decoded and resized, in the split's order.
@@ -79,8 +77,10 @@ def decode(split: FolderSplit, image_size: int, on_bad_image: str) -> Split:
 def _decode(contents: bytes, image_size: int) -> np.ndarray:
     """Returns an image file's contents as uint8 [S, S, 3]."""
     with Image.open(io.BytesIO(contents)) as image:
-        if image.width * image.height > _MAX_PIXELS:
+        if image.width * image.height > fitting.MAX_PIXELS:
             raise ValueError("too many pixels")
+        if image.mode == "F":
+            raise ValueError("its levels have no known range")
         if image.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip to 8
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         return np.asarray(fitting.fit(image.convert("RGB"), image_size))

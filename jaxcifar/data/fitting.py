@@ -10,6 +10,8 @@ from PIL import Image
 
 from jaxcifar.errors import InputError
 
+MAX_PIXELS = 2**27  # limit on what is decoded: a damaged header may hold any size
+
 _CHUNK = 4096  # images that are converted at once
 
 
@@ -18,9 +20,14 @@ def fit(image: Image.Image, image_size: int) -> Image.Image:
 
     The resampling is bilinear and antialiased; sides and offsets are rounded as in torchvision's
     Resize and CenterCrop.
+
+    Raises:
+      ValueError: if the image is so long and thin that the resized one is huge.
     """
     shorter = min(image.size)
     width, height = (image_size * side // shorter for side in image.size)
+    if width * height > MAX_PIXELS:
+        raise ValueError("too long and thin")
     if (width, height) != image.size:
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - image_size) / 2), round((height - image_size) / 2)
