@@ -5,6 +5,7 @@ NAME is what `tfds.load` takes: a set's name, possibly with a configuration and 
 Its test split is `test`, or else `validation`.
 """
 
+import difflib
 from typing import Any
 
 import numpy as np
@@ -44,9 +45,12 @@ def read(name: str, data_dir: str, image_size: int) -> Loaded:
     try:
         builder = tfds.builder(name, data_dir=data_dir or None)
     except (tfds.core.DatasetNotFoundError, AssertionError, ValueError) as error:
+        known = tfds.list_builders(with_community_datasets=False)
+        near = [repr(PREFIX + other) for other in difflib.get_close_matches(name, known, 3, 0.8)]
+        hint = f"; did you mean {' or '.join(near)}?" if near else f": {_brief(error)}"
         raise InputError(
             f"{field}: no such set of TensorFlow Datasets, nor one prepared in "
-            f"{data_dir or 'the TFDS directory'}: {_brief(error)}"
+            f"{data_dir or 'the TFDS directory'}{hint}"
         ) from error
     image, label = _features(field, builder.info.features)
     if builder.info.splits == {}:  # nothing prepared
@@ -87,8 +91,8 @@ def _features(field: str, features: Any) -> tuple[str, str]:
             f"{', '.join(features)}"
         )
     image, label = found
-    if features[image].dtype != np.uint8:
-        raise InputError(f"{field}: has images of type {features[image].dtype}, must be uint8")
+    if features[image].np_dtype != np.uint8:
+        raise InputError(f"{field}: has images of type {features[image].np_dtype}, must be uint8")
     return image, label
 
 

@@ -122,7 +122,7 @@ def test_a_set_without_a_test_split_needs_its_size(data_dir):
     "name, message",
     [
         ("texts", "must have an image and a class label, but its features are id, label"),
-        ("mnsit", "no such set of TensorFlow Datasets"),
+        ("mnsit", "no such set of TensorFlow Datasets.*; did you mean 'tfds:mnist"),
         ("mnist:9.9.9", "no such set"),
         ("../mnist", "no such set"),
         ("", "such as tfds:mnist"),
