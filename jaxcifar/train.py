@@ -17,16 +17,10 @@ from jaxcifar.kernels import backend, native
 from jaxcifar.program import Program, create_program
 from jaxcifar.reporting.format import describe
 from jaxcifar.reporting.run_logger import RunLogger
-from jaxcifar.resilience import nonfinite, processes
+from jaxcifar.resilience import nonfinite, normalization, processes
 from jaxcifar.resilience.checkpoint import Checkpoints, Restored
 from jaxcifar.resilience.lock import WriterLock
-from jaxcifar.resilience.manifest import (
-    check_config,
-    check_data,
-    record_end,
-    record_start,
-    with_recorded_statistics,
-)
+from jaxcifar.resilience.manifest import check_config, check_data, record_end, record_start
 from jaxcifar.resilience.nonfinite import NonFinite
 from jaxcifar.resilience.peers import Peers
 from jaxcifar.resilience.signals import Signals
@@ -76,7 +70,7 @@ def _train(
         "train.batch_size / train.accumulation_steps",
         config.train.batch_size // config.train.accumulation_steps,
     )
-    info = with_recorded_statistics(workdir, datasets.info(config.dataset))
+    info = normalization.with_recorded(workdir, datasets.info(config.dataset))
     splits = datasets.load(config.dataset)
     fingerprints = datasets.fingerprints(splits)
     check_data(workdir, fingerprints)
@@ -113,7 +107,8 @@ def _attempt(run: Run, program: Program) -> tuple[Results, int, TrainState]:
         if is_first_process:
             overview = parameter_overview.get_parameter_overview(start.state.params)
             (workdir / "parameters.txt").write_text(overview + "\n")
-            record_start(workdir, config, start.step, run.fingerprints, run.info)
+            record_start(workdir, config, start.step, run.fingerprints)
+            normalization.record(workdir, run.info)
         with RunLogger(
             workdir,
             first_step=start.step,

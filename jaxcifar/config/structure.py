@@ -96,5 +96,13 @@ def with_new_names(config: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any
     return renamed
 
 
+def same_default(path: str, *values: Any) -> bool:
+    """Whether two values of a field are its default and an earlier version's, which mean the same.
+
+    Where they have different effects, so have the images, and a run refuses other data.
+    """
+    return path in OLD_DEFAULTS and set(values) == {OLD_DEFAULTS[path], FIELDS[path].default}
+
+
 def _renamed(old: str) -> str:
     return f"config field {old!r} has been renamed to {OLD_NAMES[old]!r}"

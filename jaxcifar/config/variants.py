@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from jaxcifar.config.fields import DURATIONS
-from jaxcifar.config.structure import default
+from jaxcifar.config.fields import DURATIONS, FIELDS
 from jaxcifar.errors import InputError
 
 _SMOKE = "smoke"
@@ -118,14 +117,18 @@ def _smoke(config: ConfigDict) -> ConfigDict:
 
     if config.dataset.validation_size:
         config.dataset.validation_size = 100
-    own = ("image_size", "channels", "mean", "std", "test_size", "on_bad_image")
-    for field in ("data_dir", "labels", *own):
-        config.dataset[field] = default().dataset[field]
+    conditions = {path: field.only_if for path, field in FIELDS.items() if field.only_if}
+    used = [path for path, condition in conditions.items() if condition.holds(config)]
     config.dataset.name = "fake"
+    for path in used:
+        if not conditions[path].holds(config):  # an option of the recipe's own data
+            section, name = path.split(".")
+            config[section][name] = FIELDS[path].default
     if config.model.name.startswith("densenet_bc"):
         config.model.depth = 16
     elif config.model.name.startswith("densenet"):
         config.model.block_layers = (2, 2, 2, 2)
+    config.dataset.mean = config.dataset.std = ()  # those of the recipe's own data
     config.train.num_steps, config.train.num_epochs = _SMOKE_STEPS, 0.0
     config.train.batch_size = 16
     config.checkpoint.keep_every_epochs = 0.0

@@ -4,7 +4,6 @@ It records config and data, software and hardware of every start, config changes
 the final metrics and state hash.
 """
 
-import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -19,10 +18,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from jaxcifar.config import FIELDS, RESUME, default
-from jaxcifar.config.fields import OLD_DEFAULTS
-from jaxcifar.config.structure import with_new_names
-from jaxcifar.data.split import DatasetInfo
+from jaxcifar.config import RESUME, default
+from jaxcifar.config.structure import same_default, with_new_names
 from jaxcifar.errors import InputError
 from jaxcifar.kernels import native
 from jaxcifar.kernels.backend import is_cpu
@@ -100,11 +97,7 @@ def check_data(workdir: Path, fingerprints: dict[str, str]) -> None:
 
 
 def record_start(
-    workdir: Path,
-    config: ConfigDict,
-    step: int,
-    fingerprints: dict[str, str] | None = None,
-    info: DatasetInfo | None = None,
+    workdir: Path, config: ConfigDict, step: int, fingerprints: dict[str, str] | None = None
 ) -> None:
     """Writes config and data to the manifest and appends this start to the earlier ones.
 
@@ -114,7 +107,6 @@ def record_start(
         except in "free" fields.
       step: step from which training resumes.
       fingerprints: fingerprint of each split; None if the data has not been read yet.
-      info: facts about the data, of which mean and deviation are written; None as before.
     """
     run = read(workdir)
     run.pop("end", None)
@@ -126,30 +118,7 @@ def record_start(
         "config_changes": [*run.get("config_changes", ()), *changes],
         "starts": [*run.get("starts", ()), describe_start(step)],
     }
-    if info:
-        statistics = {"mean": info.mean, "std": info.std, "measured": info.is_measured}
-        run["normalization"] = statistics
     write_json(workdir / _FILE, run)
-
-
-def with_recorded_statistics(workdir: Path, info: DatasetInfo) -> DatasetInfo:
-    """Returns facts with the mean and deviation that the run in `workdir` was started with.
-
-    This concerns measured ones only; what the config sets, and published constants, are kept.
-
-    Raises:
-      InputError: if the manifest has another number of channels.
-    """
-    recorded = read(workdir).get("normalization", {})
-    if not (info.is_measured and recorded.get("measured")):
-        return info
-    mean, std = tuple(recorded["mean"]), tuple(recorded["std"])
-    if not len(mean) == len(std) == len(info.mean):
-        raise InputError(
-            f"{workdir} was trained on images of {len(mean)} channels, and these have "
-            f"{len(info.mean)}; set dataset.channels or dataset.data_dir to those of the run"
-        )
-    return dataclasses.replace(info, mean=mean, std=std)
 
 
 def describe_start(step: int) -> dict[str, Any]:
@@ -217,18 +186,9 @@ def _changes(workdir: Path, config: ConfigDict) -> list[dict[str, Any]]:
     return [
         {"field": field, "old": before.get(field), "new": now.get(field)}
         for field in sorted(before.keys() | now.keys())
-        if before.get(field) != now.get(field)
-        and RESUME.get(field) != "free"
-        and not _same_default(field, before.get(field), now.get(field))
+        if before.get(field) != now.get(field) and RESUME.get(field) != "free"
+        if not same_default(field, before.get(field), now.get(field))
     ]
-
-
-def _same_default(field: str, *values: Any) -> bool:
-    """Whether two values are the field's default and that of an earlier version.
-
-    Where they have different effects, so have the images, and `check_data` refuses them.
-    """
-    return field in OLD_DEFAULTS and set(values) == {OLD_DEFAULTS[field], FIELDS[field].default}
 
 
 def _plain(config: ConfigDict) -> dict[str, Any]:

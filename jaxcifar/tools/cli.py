@@ -48,8 +48,7 @@ def run(main: Callable[[], None], doc: str) -> None:
             sys.exit(
                 f"error: out of device memory: {str(error).splitlines()[0]}\n"
                 "Try a smaller train.batch_size or eval.batch_size, more train.accumulation_steps, "
-                "train.precision = 'bfloat16' or, for a DenseNet, model.recompute; "
-                "dataset.pipeline = 'tf' keeps the images on the host."
+                "train.precision = 'bfloat16' or, for a DenseNet, model.recompute."
             )
 
     environment.prepare()

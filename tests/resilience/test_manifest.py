@@ -1,6 +1,5 @@
 """The manifest: which config changes and data a run accepts, and what is recorded."""
 
-import dataclasses
 import json
 
 import jax
@@ -20,10 +19,9 @@ from jaxcifar.resilience.manifest import (
     read,
     record_end,
     record_start,
-    with_recorded_statistics,
 )
 from jaxcifar.train import train
-from tests.helpers import REPOSITORY, make_config
+from tests.helpers import REPOSITORY
 
 DATA = {"train": "1234", "test": "5678"}
 
@@ -166,19 +164,6 @@ def test_a_manifest_with_an_old_default_is_that_of_the_same_config(config, tmp_p
     config.dataset.image_size = 225
     with pytest.raises(InputError, match="dataset.image_size: saved (0|224), requested 225"):
         check_config(tmp_path, config)
-
-
-def test_measured_statistics_are_those_of_the_first_start(config, tmp_path):
-    def info(level, is_measured=True):
-        facts = datasets.info(make_config(dataset__name="digits").dataset)
-        return dataclasses.replace(facts, mean=(level,), std=(0.5,), is_measured=is_measured)
-
-    assert with_recorded_statistics(tmp_path, info(0.1)) == info(0.1)
-    record_start(tmp_path, config, 0, DATA, info(0.1))
-    assert with_recorded_statistics(tmp_path, info(0.2)) == info(0.1)
-    assert with_recorded_statistics(tmp_path, info(0.2, False)) == info(0.2, False)
-    record_start(tmp_path, config, 5, DATA, info(0.3, False))
-    assert with_recorded_statistics(tmp_path, info(0.2)) == info(0.2)
 
 
 def test_other_data_are_refused_with_both_fingerprints(config, tmp_path):
