@@ -34,6 +34,7 @@ def validate(config: ConfigDict) -> None:
     _check_accumulation(config)
     _check_effects(config)
     _check_model(config, info)
+    _check_smallest_image(config, info)
     _check_tensorflow(config)
     durations(config, info.train_size - config.dataset.validation_size)
 
@@ -54,20 +55,11 @@ def _check_model_fields(config: ConfigDict) -> None:
 
 
 def _check_model(config: ConfigDict, info: DatasetInfo) -> None:
-    """Builds the model, which checks its fields, and refuses images that are too small for it."""
+    """Builds the model, which checks its fields."""
     try:
-        model = models.from_config(config, info.num_classes)
+        models.from_config(config, info.num_classes)
     except InputError as error:
         raise InputError(f"model.{error}") from error
-    size, smallest = info.image_shape[0], getattr(model, "smallest_image", 1)
-    if size < smallest:
-        stem = f" with model.stem = {config.model.stem!r}" if hasattr(model, "stem") else ""
-        resizes = FIELDS["dataset.image_size"].only_if.holds(config)
-        field = "dataset.image_size" if resizes else f"dataset.name = {config.dataset.name!r}"
-        raise InputError(
-            f"{field}: images of {size}x{size} pixels are too small for model.name = "
-            f"{config.model.name!r}{stem}, which needs at least {smallest}x{smallest}"
-        )
 
 
 def _check_tensorflow(config: ConfigDict) -> None:
@@ -98,6 +90,20 @@ def _check_sizes(config: ConfigDict, info: DatasetInfo) -> None:
             raise InputError(
                 f"{path} = {value}: must be at most {limit} for images of {height}x{width} pixels"
             )
+
+
+def _check_smallest_image(config: ConfigDict, info: DatasetInfo) -> None:
+    """Refuses images that are too small for the network."""
+    model = models.from_config(config, info.num_classes)
+    size, smallest = info.image_shape[0], getattr(model, "smallest_image", 1)
+    if size < smallest:
+        stem = f" with model.stem = {config.model.stem!r}" if hasattr(model, "stem") else ""
+        resizes = FIELDS["dataset.image_size"].only_if.holds(config)
+        field = "dataset.image_size" if resizes else f"dataset.name = {config.dataset.name!r}"
+        raise InputError(
+            f"{field}: images of {size}x{size} pixels are too small for model.name = "
+            f"{config.model.name!r}{stem}, which needs at least {smallest}x{smallest}"
+        )
 
 
 def _check_validation_size(config: ConfigDict, info: DatasetInfo) -> None:

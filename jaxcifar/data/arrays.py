@@ -81,7 +81,10 @@ def find(path: str) -> Path:
       InputError: if it is neither, or "".
     """
     if not path:
-        raise InputError(f"dataset.data_dir: dataset.name = 'arrays' needs the path of {_LAYOUT}")
+        raise InputError(
+            "dataset.data_dir: dataset.name = 'arrays' needs a path, "
+            f"--config.dataset.data_dir=PATH, of {_LAYOUT}"
+        )
     found = Path(path).expanduser()
     if found.is_dir() or (found.is_file() and found.suffix == ".npz"):
         return found

@@ -143,5 +143,8 @@ def _decode_folder(wanted: _Wanted) -> Loaded:
 def scan_folder(root: str, test_size: int) -> dict[str, image_folder.FolderSplit]:
     """Returns the files of a folder of images, see `image_folder.scan`; lists them once."""
     if not root:
-        raise InputError("dataset.data_dir: dataset.name = 'image_folder' needs the folder's path")
+        raise InputError(
+            "dataset.data_dir: dataset.name = 'image_folder' needs the folder's path, "
+            "--config.dataset.data_dir=DIR"
+        )
     return image_folder.scan(root, test_size)

@@ -123,7 +123,7 @@ def test_paths_that_hold_no_arrays_are_refused(tmp_path):
     (tmp_path / "images.npy").write_bytes(b"")
     np.savez(tmp_path / "others.npz", a=np.zeros(1), b=np.zeros(1))
     for path, message in {
-        "": "needs the path of an .npz file",
+        "": "needs a path, --config.dataset.data_dir=PATH, of an .npz file",
         "nowhere": "no such file or folder",
         "images.npy": "not an .npz file",
         "empty": "has nothing; dataset.data_dir must be",
