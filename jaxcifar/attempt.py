@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jaxcifar import devices, metrics
 from jaxcifar.config import Durations
 from jaxcifar.data.image_folder import FolderSplit
-from jaxcifar.data.split import Split
+from jaxcifar.data.split import DatasetInfo, Split
 from jaxcifar.errors import StoppedError
 from jaxcifar.evaluate import Evaluator, Results
 from jaxcifar.feed import Call, by_step, train_calls
@@ -32,6 +32,7 @@ class Run(NamedTuple):
     Attributes:
       config: validated config.
       workdir: directory of this run alone.
+      info: facts about the data set.
       splits: splits of the data set by name.
       fingerprints: fingerprint of each split.
       plan: length of the run, and the steps at which to log, evaluate and save.
@@ -41,6 +42,7 @@ class Run(NamedTuple):
 
     config: ConfigDict
     workdir: Path
+    info: DatasetInfo
     splits: dict[str, Split | FolderSplit]
     fingerprints: dict[str, str]
     plan: Durations

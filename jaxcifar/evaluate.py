@@ -26,7 +26,7 @@ from jaxcifar.data.split import Batch, Split
 from jaxcifar.errors import InputError
 from jaxcifar.program import Program, create_program
 from jaxcifar.reporting.format import describe
-from jaxcifar.resilience import processes
+from jaxcifar.resilience import normalization, processes
 from jaxcifar.resilience.checkpoint import Checkpoints, Restored
 from jaxcifar.resilience.failpoints import kill_at
 from jaxcifar.resilience.files import replacing, write_json
@@ -233,7 +233,7 @@ def restore(config: ConfigDict, workdir: Path) -> tuple[Program, Restored]:
     validate(config)
     check_config(workdir, config, trains=False)
     processes.start(config.train.distributed)
-    info = datasets.info(config.dataset)
+    info = normalization.with_recorded(workdir, datasets.info(config.dataset))
     train_size = info.train_size - config.dataset.validation_size
     program = create_program(config, info, durations(config, train_size))
     with Checkpoints(workdir / "checkpoints", create=False) as checkpoints:

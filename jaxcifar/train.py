@@ -17,7 +17,7 @@ from jaxcifar.kernels import backend, native
 from jaxcifar.program import Program, create_program
 from jaxcifar.reporting.format import describe
 from jaxcifar.reporting.run_logger import RunLogger
-from jaxcifar.resilience import nonfinite, processes
+from jaxcifar.resilience import nonfinite, normalization, processes
 from jaxcifar.resilience.checkpoint import Checkpoints, Restored
 from jaxcifar.resilience.data_check import check_splits
 from jaxcifar.resilience.lock import WriterLock
@@ -71,13 +71,13 @@ def _train(
         "train.batch_size / train.accumulation_steps",
         config.train.batch_size // config.train.accumulation_steps,
     )
-    info = datasets.info(config.dataset)
+    info = normalization.with_recorded(workdir, datasets.info(config.dataset))
     splits = datasets.load(config.dataset)
     fingerprints = check_splits(workdir, splits, config.dataset.fingerprint)
     check_weights(workdir, Checkpoints(workdir / "checkpoints", create=False).steps())
     plan = durations(config, splits["train"].size)
     lock.acquire()
-    run = Run(config, workdir, splits, fingerprints, plan, signals, peers)
+    run = Run(config, workdir, info, splits, fingerprints, plan, signals, peers)
     factors = nonfinite.rate_factors(workdir)
     while True:
         program = create_program(config, info, plan, factors)
@@ -109,6 +109,7 @@ def _attempt(run: Run, program: Program) -> tuple[Results, int, TrainState]:
             overview = parameter_overview.get_parameter_overview(start.state.params)
             (workdir / "parameters.txt").write_text(overview + "\n")
             record_start(workdir, config, start.step, run.fingerprints)
+            normalization.record(workdir, run.info)
         with RunLogger(
             workdir,
             first_step=start.step,

@@ -178,6 +178,20 @@ _ALL = [
         "metrics/test_classification.py",
     ),
     Mutation(
+        "statistics measured again on resume",
+        "train.py",
+        "normalization.with_recorded(workdir, datasets.info(config.dataset))",
+        "datasets.info(config.dataset)",
+        "runs/test_own_data.py::test_a_run_resumes_with_the_statistics_that_it_recorded",
+    ),
+    Mutation(
+        "statistics of the test images too",
+        "data/own_data.py",
+        "fitting.statistics(train.images)",
+        "fitting.statistics(np.concatenate([train.images, test.images]))",
+        "data/test_own_data.py::test_statistics_are_of_the_images_that_are_trained_on",
+    ),
+    Mutation(
         "any config resumes",
         "resilience/manifest.py",
         "refused = never if accept else changes",

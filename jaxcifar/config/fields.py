@@ -23,7 +23,9 @@ from jaxcifar.config.rules import (
     increasing,
     integers,
     is_set,
+    numbers,
     one_of,
+    starts_with,
 )
 
 Resume = Literal["identity", "changeable", "free"]
@@ -86,8 +88,15 @@ _SECONDS = above(0) & at_most(1_000_000)
 _BATCH_SIZE = between(1, 2**20)  # so that a position within a call's batches fits 32 bits
 
 _FOLDER = equals("dataset.name", "image_folder")
-_NO_FOLDER = differs("dataset.name", "image_folder")
-_ON_DEVICE = differs("dataset.pipeline", "tf") & _NO_FOLDER
+_TFDS = starts_with("dataset.name", "tfds:")
+_OWN_DATA = equals("dataset.name", "arrays", "image_folder") | _TFDS
+# A folder's images are decoded batch by batch, unless they are kept on the device.
+_STREAMED = _FOLDER & differs("dataset.pipeline", "device")
+_NOT_STREAMED = differs("dataset.name", "image_folder") | equals("dataset.pipeline", "device")
+_ON_DEVICE = Condition(
+    "dataset.pipeline = 'device' or auto (except for an image_folder)",
+    lambda config: (differs("dataset.pipeline", "tf") & _NOT_STREAMED).holds(config),
+)
 _VALIDATES = is_set("dataset.validation_size")
 _RANDAUGMENT = equals("augment.policy", "randaugment")
 _MIXUP, _CUTMIX = is_set("augment.mixup_alpha"), is_set("augment.cutmix_alpha")
@@ -113,20 +122,33 @@ SECTIONS = {
 # fmt: off
 FIELDS: dict[str, Field] = {
     "dataset.name": Field("cifar10",
-        "cifar10, cifar100, image_folder, digits (8x8, bundled) or fake (random images)",
-        NAME, IDENTITY),
+        "cifar10, cifar100, image_folder, arrays (NumPy files), tfds:NAME (a set of TensorFlow "
+        "Datasets), digits (8x8, bundled) or fake (random images)", NAME, IDENTITY),
     "dataset.data_dir": Field("",
-        "image_folder: its root; CIFAR: the TFDS directory, by default $TFDS_DATA_DIR or "
-        "~/tensorflow_datasets", resume=FREE,
-        only_if=equals("dataset.name", "cifar10", "cifar100", "image_folder")),
+        "image_folder: its root; arrays: an .npz file or a folder of .npy files; CIFAR and tfds: "
+        "the TFDS directory, by default $TFDS_DATA_DIR or ~/tensorflow_datasets", resume=FREE,
+        only_if=equals("dataset.name", "cifar10", "cifar100", "image_folder", "arrays") | _TFDS),
     "dataset.pipeline": Field("auto",
         "device: the training images are kept in device memory; tf: tf.data; auto: device unless "
         "the dataset is an image_folder", one_of("auto", "device", "tf"), IDENTITY),
     "dataset.labels": Field("fine", "CIFAR-100 labels: fine has 100 classes, coarse has 20",
         one_of("fine", "coarse"), IDENTITY, equals("dataset.name", "cifar100")),
-    "dataset.image_size": Field(224,
-        "image_folder: height and width of the network's input, in pixels", between(1, 4096),
-        only_if=_FOLDER),
+    "dataset.image_size": Field(0,
+        "height and width in pixels that images are resized to; 0: 224 for an image_folder, "
+        "otherwise as stored", between(0, 4096), only_if=_OWN_DATA),
+    "dataset.channels": Field(0,
+        "1: colour images become grey, with weights 0.299, 0.587 and 0.114 for red, green and "
+        "blue; 3: grey images get three equal channels; 0: as stored (3 for an image_folder)",
+        one_of(0, 1, 3), IDENTITY, _OWN_DATA),
+    "dataset.mean": Field((),
+        "mean of each channel that is subtracted, on the scale from 0 to 1; (): that of the "
+        "training images (of ImageNet for an image_folder that is not on the device)",
+        numbers(0, 1, "(0.49, 0.48, 0.45)")),
+    "dataset.std": Field((), "standard deviation of each channel; set together with dataset.mean",
+        numbers(0.001, 1, "(0.25, 0.24, 0.26)")),
+    "dataset.test_size": Field(0,
+        "for data without a test split: images of the training split that become the test split, "
+        "stratified by class", at_least(0), IDENTITY, _OWN_DATA),
     "dataset.on_bad_image": Field("error",
         "image_folder: stop with an error, or skip images that cannot be decoded",
         one_of("error", "skip"), only_if=_FOLDER),
@@ -134,9 +156,9 @@ FIELDS: dict[str, Field] = {
         "image_folder: turn each image as the orientation in its EXIF data says, for training and "
         "evaluation", only_if=_FOLDER),
     "dataset.fingerprint": Field("auto",
-        "image_folder: what a resumed run compares: the names and sizes of the files, and their "
-        "contents or a sample of 4 KiB of each; auto: contents of a split of up to 2 GiB, else "
-        "sample", one_of("auto", "contents", "sample", "names"), FREE, _FOLDER),
+        "image_folder read by tf.data: what a resumed run compares: the names and sizes of the "
+        "files, and their contents or a sample of 4 KiB of each; auto: contents of a split of up "
+        "to 2 GiB, else sample", one_of("auto", "contents", "sample", "names"), FREE, _STREAMED),
     "dataset.validation_size": Field(0,
         "training images held out for validation, stratified by class", at_least(0), IDENTITY),
     "dataset.validation_seed": Field(0,
@@ -145,10 +167,10 @@ FIELDS: dict[str, Field] = {
 
     "augment.crop_padding": Field(4,
         "zero padding in pixels before a random crop back to the original size; 0: no crop",
-        at_least(0), only_if=_NO_FOLDER),
+        at_least(0), only_if=_NOT_STREAMED),
     "augment.crop_area": Field(0.08,
         "image_folder: smallest share of the image area in a random crop", above(0) & at_most(1),
-        only_if=_FOLDER),
+        only_if=_STREAMED),
     "augment.horizontal_flip": Field(True, "mirror each image with probability 1/2"),
     "augment.alternating_flip": Field(False,
         "mirror each image in every second epoch instead of at random",
@@ -364,6 +386,9 @@ OLD_NAMES = {
     "schedule.every_steps": "schedule.step_every_steps",
     "schedule.rise": "schedule.rise_fraction",
 }
+
+# Defaults of earlier versions that meant the same, which manifests may still have.
+OLD_DEFAULTS = {"dataset.image_size": 224}
 
 RESUME: dict[str, Resume] = {path: field.resume for path, field in FIELDS.items()}
 

@@ -27,9 +27,9 @@ class Rule(NamedTuple):
         )
 
 
-def one_of(*names: str) -> Rule:
-    """Allows the names listed."""
-    return Rule(f"one of {', '.join(names)}", lambda value: value in names)
+def one_of(*values: str | int) -> Rule:
+    """Allows the names or numbers listed."""
+    return Rule(f"one of {', '.join(map(str, values))}", lambda value: value in values)
 
 
 def between(low: float, high: float) -> Rule:
@@ -89,6 +89,18 @@ def _is_groups(value: Any) -> bool:
         return False
 
 
+def numbers(low: float, high: float, example: str) -> Rule:
+    """Allows tuples of numbers from `low` to `high`."""
+
+    def allows(values: tuple) -> bool:
+        return all(
+            isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+            for value in values
+        )
+
+    return Rule(f"numbers from {low} to {high}, such as {example}", allows)
+
+
 # The code that knows the names checks the value, and suggests similar ones.
 NAME = Rule("a known name", lambda value: True)
 
@@ -142,6 +154,13 @@ def equals(path: str, *values: Any) -> Condition:
 def differs(path: str, value: Any) -> Condition:
     """The field at `path` has any other value."""
     return Condition(f"{path} is not {value!r}", lambda config: get(config, path) != value)
+
+
+def starts_with(path: str, prefix: str) -> Condition:
+    """The field at `path` starts with `prefix`."""
+    return Condition(
+        f"{path} starts with {prefix!r}", lambda config: str(get(config, path)).startswith(prefix)
+    )
 
 
 def is_set(path: str) -> Condition:

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxcifar import errors
-from jaxcifar.config.fields import FIELDS, OLD_NAMES
+from jaxcifar.config.fields import FIELDS, OLD_DEFAULTS, OLD_NAMES
 from jaxcifar.errors import InputError
 
 
@@ -75,16 +75,33 @@ def check_structure(config: ConfigDict) -> None:
 
 
 def with_new_names(config: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Returns the config of a manifest with the present names of its fields."""
+    """Returns the config of a manifest with the present names and defaults of its fields.
+
+    An earlier default becomes the present one where the field has no effect.
+    """
 
     def new_name(section: str, name: str) -> str:
         path = f"{section}.{name}"
         return OLD_NAMES.get(path, path).split(".", 1)[1]
 
-    return {
+    renamed = {
         section: {new_name(section, name): value for name, value in dict(fields).items()}
         for section, fields in dict(config).items()
     }
+    for path, value in OLD_DEFAULTS.items():
+        section, name = path.split(".")
+        fields, only_if = renamed.get(section, {}), FIELDS[path].only_if
+        if fields.get(name) == value and "name" in fields and not only_if.holds(renamed):
+            fields[name] = FIELDS[path].default
+    return renamed
+
+
+def same_default(path: str, *values: Any) -> bool:
+    """Whether two values of a field are its default and an earlier version's, which mean the same.
+
+    Where they have different effects, so have the images, and a run refuses other data.
+    """
+    return path in OLD_DEFAULTS and set(values) == {OLD_DEFAULTS[path], FIELDS[path].default}
 
 
 def _renamed(old: str) -> str:

@@ -27,7 +27,6 @@ def validate(config: ConfigDict) -> None:
     info = datasets.info(config.dataset)
     pipeline.create_policy(config.augment)
     _check_model_fields(config)
-    _check_pipeline(config)
     _check_sizes(config, info)
     _check_validation_size(config, info)
     _check_pairs(config)
@@ -35,6 +34,7 @@ def validate(config: ConfigDict) -> None:
     _check_accumulation(config)
     _check_effects(config)
     _check_model(config, info)
+    _check_smallest_image(config, info)
     _check_tensorflow(config)
     durations(config, info.train_size - config.dataset.validation_size)
 
@@ -64,22 +64,17 @@ def _check_model(config: ConfigDict, info: DatasetInfo) -> None:
 
 def _check_tensorflow(config: ConfigDict) -> None:
     """Refuses what needs TensorFlow if it is not installed."""
+    streams = not datasets.uses_device_pipeline(config.dataset)
     needs = {
-        "dataset.name = 'image_folder'": config.dataset.name == "image_folder",
+        "dataset.name = 'image_folder' without dataset.pipeline = 'device'": (
+            config.dataset.name == "image_folder" and streams
+        ),
         "dataset.pipeline = 'tf'": config.dataset.pipeline == "tf",
         "log.histograms = True": config.log.histograms,
     }
     needing = [field for field, is_set in needs.items() if is_set]
     if needing and importlib.util.find_spec("tensorflow") is None:
         raise InputError(f"{needing[0]} needs TensorFlow: pip install 'jaxcifar[tf]'")
-
-
-def _check_pipeline(config: ConfigDict) -> None:
-    if config.dataset.name == "image_folder" and config.dataset.pipeline == "device":
-        raise InputError(
-            "dataset.pipeline = 'device': must be auto or tf for an image_folder, which does not "
-            "fit into device memory"
-        )
 
 
 def _check_sizes(config: ConfigDict, info: DatasetInfo) -> None:
@@ -95,6 +90,20 @@ def _check_sizes(config: ConfigDict, info: DatasetInfo) -> None:
             raise InputError(
                 f"{path} = {value}: must be at most {limit} for images of {height}x{width} pixels"
             )
+
+
+def _check_smallest_image(config: ConfigDict, info: DatasetInfo) -> None:
+    """Refuses images that are too small for the network."""
+    model = models.from_config(config, info.num_classes)
+    size, smallest = info.image_shape[0], getattr(model, "smallest_image", 1)
+    if size < smallest:
+        stem = f" with model.stem = {config.model.stem!r}" if hasattr(model, "stem") else ""
+        resizes = FIELDS["dataset.image_size"].only_if.holds(config)
+        field = "dataset.image_size" if resizes else f"dataset.name = {config.dataset.name!r}"
+        raise InputError(
+            f"{field}: images of {size}x{size} pixels are too small for model.name = "
+            f"{config.model.name!r}{stem}, which needs at least {smallest}x{smallest}"
+        )
 
 
 def _check_validation_size(config: ConfigDict, info: DatasetInfo) -> None:

@@ -128,6 +128,7 @@ def _smoke(config: ConfigDict) -> ConfigDict:
         config.model.depth = 16
     elif config.model.name.startswith("densenet"):
         config.model.block_layers = (2, 2, 2, 2)
+    config.dataset.mean = config.dataset.std = ()  # those of the recipe's own data
     config.train.num_steps, config.train.num_epochs = _SMOKE_STEPS, 0.0
     config.train.batch_size = 16
     config.checkpoint.keep_every_epochs = 0.0

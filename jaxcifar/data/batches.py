@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import jax
 from ml_collections import ConfigDict
 
-from jaxcifar.data import folder_pipeline, host_pipeline
+from jaxcifar.data import fitting, folder_pipeline, host_pipeline
 from jaxcifar.data.image_folder import FolderSplit
+from jaxcifar.data.own_data import FOLDER_IMAGE_SIZE
 from jaxcifar.data.split import Batch, Split
 
 
@@ -30,15 +31,16 @@ def train_batches(
         "num_processes": jax.process_count(),
     }
     if isinstance(split, FolderSplit):
-        return folder_pipeline.train_batches(
+        batches = folder_pipeline.train_batches(
             split,
             **common,
-            image_size=config.dataset.image_size,
+            image_size=config.dataset.image_size or FOLDER_IMAGE_SIZE,
             horizontal_flip=config.augment.horizontal_flip,
             area=(config.augment.crop_area, 1.0),
             on_bad_image=config.dataset.on_bad_image,
             exif_orientation=config.dataset.exif_orientation,
         )
+        return _with_channels(batches, config.dataset.channels)
     return host_pipeline.train_batches(split, config.augment, **common)
 
 
@@ -58,11 +60,17 @@ def eval_batches(
         "num_processes": jax.process_count(),
     }
     if isinstance(split, FolderSplit):
-        return folder_pipeline.eval_batches(
+        batches = folder_pipeline.eval_batches(
             split,
             **common,
-            image_size=config.dataset.image_size,
+            image_size=config.dataset.image_size or FOLDER_IMAGE_SIZE,
             on_bad_image=config.dataset.on_bad_image,
             exif_orientation=config.dataset.exif_orientation,
         )
+        return _with_channels(batches, config.dataset.channels)
     return host_pipeline.eval_batches(split, **common)
+
+
+def _with_channels(batches: Iterator[Batch], channels: int) -> Iterator[Batch]:
+    for batch in batches:
+        yield batch | {"image": fitting.convert(batch["image"], channels)}

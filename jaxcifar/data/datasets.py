@@ -2,17 +2,19 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxcifar import errors
-from jaxcifar.data import cifar, image_folder
-from jaxcifar.data.image_folder import FolderSplit
+from jaxcifar.data import cifar, own_data, tfds_images
+from jaxcifar.data.image_folder import FolderSplit, hold_out_files
 from jaxcifar.data.split import DatasetInfo, Split, hold_out
 from jaxcifar.errors import InputError
+
+# Names that are no sets of their own: users' data, and how `own_data` is asked for a set of TFDS.
+_OWN_NAMES = ("image_folder", "arrays", f"{tfds_images.PREFIX}NAME")
 
 # Statistics of ImageNet's training images, as commonly used (torchvision's models).
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -29,36 +31,72 @@ class _Source(NamedTuple):
 def info(dataset: ConfigDict) -> DatasetInfo:
     """Returns the facts about the data set that the config's `dataset` section names.
 
+    Loads the data where the facts come from it, see `own_data`.
+
     Raises:
-      InputError: if the name is unknown, or `data_dir` is not a folder of images.
+      InputError: if the name is unknown, `dataset.mean` or `dataset.std` does not fit the images,
+        or the data that the facts come from is missing or unsuitable.
     """
-    if dataset.name == "image_folder":
-        splits = _scan_folder(dataset.data_dir)
-        return DatasetInfo(
-            "image_folder",
-            image_shape=(dataset.image_size, dataset.image_size, 3),
-            num_classes=len(splits["train"].class_names),
-            train_size=splits["train"].size,
-            test_size=splits["test"].size,
-            mean=_IMAGENET_MEAN,
-            std=_IMAGENET_STD,
-        )
-    if dataset.name not in _SOURCES:
-        raise errors.unknown("dataset.name", dataset.name, [*_SOURCES, "image_folder"])
-    facts = _SOURCES[dataset.name].info
+    if own_data.is_own(dataset):
+        facts = own_data.load(dataset).info
+    elif dataset.name == "image_folder":
+        facts = _folder_info(dataset)
+    elif dataset.name not in _SOURCES:
+        raise errors.unknown("dataset.name", dataset.name, [*_SOURCES, *_OWN_NAMES])
+    else:
+        facts = _SOURCES[dataset.name].info
     if dataset.labels == "coarse":
-        return dataclasses.replace(facts, num_classes=20)
-    return facts
+        facts = dataclasses.replace(facts, num_classes=20)
+    return _with_statistics(facts, dataset)
+
+
+def _with_statistics(facts: DatasetInfo, dataset: ConfigDict) -> DatasetInfo:
+    """Returns facts with the mean and deviation that the config sets, if it does."""
+    if bool(dataset.mean) != bool(dataset.std):
+        raise InputError(
+            f"dataset.mean = {dataset.mean} and dataset.std = {dataset.std}: must be set together"
+        )
+    if not dataset.mean:
+        return facts
+    channels = facts.image_shape[-1]
+    for field in ("mean", "std"):
+        if len(dataset[field]) != channels:
+            raise InputError(
+                f"dataset.{field} = {dataset[field]}: must have one number per channel, {channels}"
+            )
+    mean, std = (tuple(map(float, values)) for values in (dataset.mean, dataset.std))
+    return dataclasses.replace(facts, mean=mean, std=std, is_measured=False)
+
+
+def _folder_info(dataset: ConfigDict) -> DatasetInfo:
+    """Returns the facts about a folder whose images are decoded batch by batch."""
+    splits = own_data.scan_folder(dataset.data_dir, dataset.test_size)
+    channels = dataset.channels or 3
+    if channels == 1 and not dataset.mean:
+        raise InputError(
+            "dataset.channels = 1: set dataset.mean and dataset.std as well, or "
+            "dataset.pipeline = 'device', which measures them"
+        )
+    return DatasetInfo(
+        "image_folder",
+        image_shape=(*[dataset.image_size or own_data.FOLDER_IMAGE_SIZE] * 2, channels),
+        num_classes=len(splits["train"].class_names),
+        train_size=splits["train"].size,
+        test_size=splits["test"].size,
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+    )
 
 
 def class_names(dataset: ConfigDict) -> tuple[str, ...]:
     """Returns the class names in the order of the labels; "0", "1", ... if there are no names."""
-    facts = info(dataset)
+    if own_data.is_own(dataset):
+        return own_data.load(dataset).class_names
     if dataset.name == "image_folder":
-        return _scan_folder(dataset.data_dir)["train"].class_names
+        return own_data.scan_folder(dataset.data_dir, dataset.test_size)["train"].class_names
     if dataset.name in cifar.FORMATS:
         return cifar.class_names(dataset.name, dataset.labels)
-    return tuple(map(str, range(facts.num_classes)))
+    return tuple(map(str, range(info(dataset).num_classes)))
 
 
 def uses_device_pipeline(dataset: ConfigDict) -> bool:
@@ -81,6 +119,10 @@ def load(dataset: ConfigDict) -> dict[str, Split | FolderSplit]:
     Raises:
       InputError: if the data is neither on disk nor downloadable, or is damaged.
     """
+    on_device = uses_device_pipeline(dataset)
+    if own_data.is_own(dataset):
+        splits = own_data.load(dataset).splits
+        return {name: split._replace(on_device=on_device) for name, split in splits.items()}
     if dataset.name == "image_folder":
         return _load_folder(dataset)
     facts = info(dataset)
@@ -91,7 +133,6 @@ def load(dataset: ConfigDict) -> dict[str, Split | FolderSplit]:
                 f"{facts.name}: the {name} split has images of shape {split.images.shape}, "
                 f"expected {(size, *facts.image_shape)}; prepare the data again"
             )
-    on_device = uses_device_pipeline(dataset)
     train, test = train._replace(on_device=on_device), test._replace(on_device=on_device)
     if not dataset.validation_size:
         return {"train": train, "test": test}
@@ -118,25 +159,14 @@ def fingerprints(
     return {name: fingerprint(name, split) for name, split in splits.items()}
 
 
-@cache
-def _scan_folder(root: str) -> dict[str, FolderSplit]:
-    if not root:
-        raise InputError("dataset.data_dir: dataset.name = 'image_folder' needs the folder's path")
-    return image_folder.scan(root)
-
-
 def _load_folder(dataset: ConfigDict) -> dict[str, Split | FolderSplit]:
-    splits = _scan_folder(dataset.data_dir)
+    splits = own_data.scan_folder(dataset.data_dir, dataset.test_size)
     if not dataset.validation_size:
         return dict(splits)
-    train = splits["train"]
-    indices = Split(np.arange(train.size), train.labels)
-    kept, held_out = hold_out(indices, dataset.validation_size, dataset.validation_seed)
-    return {
-        "train": train.subset(kept.images),
-        "validation": train.subset(held_out.images),
-        "test": splits["test"],
-    }
+    train, validation = hold_out_files(
+        splits["train"], dataset.validation_size, dataset.validation_seed
+    )
+    return {"train": train, "validation": validation, "test": splits["test"]}
 
 
 def _load_cifar(facts: DatasetInfo, dataset: ConfigDict) -> tuple[Split, Split]:

@@ -21,6 +21,7 @@ import numpy as np
 from absl import logging
 
 from jaxcifar.data import file_hashes
+from jaxcifar.data.split import Split, hold_out
 from jaxcifar.errors import InputError
 
 EXTENSIONS = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif")
@@ -81,15 +82,37 @@ class FolderSplit:
         return f"{kind}:{file_hashes.hash_files(self.root, self.names, kind)}"
 
 
-def scan(root: str) -> dict[str, FolderSplit]:
+def scan(root: str, test_size: int = 0) -> dict[str, FolderSplit]:
     """Returns the folder's images as the splits "train" and "test"; the latter is ROOT/val.
 
+    Args:
+      root: the folder.
+      test_size: for a folder without ROOT/val, the number of images of ROOT/train that become the
+        test split, stratified by class; 0 otherwise.
+
     Raises:
-      InputError: if a folder is missing, unreadable or without images, or if the classes of the two
-        splits differ.
+      InputError: if a folder is missing, unreadable or without images, if the classes of the two
+        splits differ, or if there is a ROOT/val although `test_size` is set.
     """
     root = os.path.expanduser(os.fspath(root))
-    train, test = _scan_split(root, "train"), _scan_split(root, "val")
+    train = _scan_split(root, "train")
+    has_val = os.path.lexists(os.path.join(root, "val"))
+    if test_size:
+        if has_val:
+            raise InputError(
+                f"dataset.test_size = {test_size}: must be 0, as {root} has the test split val/"
+            )
+        train, test = hold_out_files(train, test_size, 0, "dataset.test_size")
+        return {"train": train, "test": test}
+    try:
+        test = _scan_split(root, "val")
+    except InputError as error:
+        if has_val:
+            raise
+        raise InputError(
+            f"{error}, or set dataset.test_size to the number of images of train/ that become the "
+            "test split"
+        ) from error
     for part, other, lacking in (("train", train, test), ("val", test, train)):
         missing = sorted(set(other.class_names) - set(lacking.class_names))
         if missing:
@@ -98,6 +121,15 @@ def scan(root: str) -> dict[str, FolderSplit]:
                 f"{', ...' if len(missing) > 5 else ''}; expected {_LAYOUT} with the same classes"
             )
     return {"train": train, "test": test}
+
+
+def hold_out_files(
+    split: FolderSplit, size: int, seed: int, field: str = "dataset.validation_size"
+) -> tuple[FolderSplit, FolderSplit]:
+    """Divides a split in two as `hold_out` does, with the same arguments and errors."""
+    indices = Split(np.arange(split.size), split.labels)
+    kept, held_out = hold_out(indices, size, seed, field)
+    return split.subset(kept.images), split.subset(held_out.images)
 
 
 def _scan_split(root: str, part: str) -> FolderSplit:

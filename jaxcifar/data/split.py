@@ -28,6 +28,8 @@ class DatasetInfo:
       std: standard deviation of each channel over all training pixels, on the same scale. This is
         not the mean of the deviations of single images, (0.2023, 0.1994, 0.2010) for CIFAR-10,
         that many public repositories use.
+      is_measured: whether mean and deviation were computed from the images that are trained on,
+        rather than known before or set by the config.
     """
 
     name: str
@@ -37,6 +39,7 @@ class DatasetInfo:
     test_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    is_measured: bool = False
 
 
 class Split(NamedTuple):
@@ -67,11 +70,33 @@ class Split(NamedTuple):
         return digest.hexdigest()
 
 
-def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:
+class Loaded(NamedTuple):
+    """A data set as its source has it, in memory.
+
+    Attributes:
+      train: training images, before a validation split is held out.
+      test: test images; None if the source has none.
+      class_names: the names of the classes, in the order of the labels.
+    """
+
+    train: Split
+    test: Split | None
+    class_names: tuple[str, ...]
+
+
+def hold_out(
+    split: Split, size: int, seed: int, field: str = "dataset.validation_size"
+) -> tuple[Split, Split]:
     """Divides a split in two, stratified by class; the second part has `size` examples.
 
     Each class's share of the second part is rounded by largest remainder, but at least one example
     per class stays in the first. Both parts keep the order of the whole.
+
+    Args:
+      split: the split to divide.
+      size: number of examples of the second part.
+      seed: seed that selects them.
+      field: field of the config that sets `size`, for the error message.
 
     Raises:
       InputError: if there are too few examples for that.
@@ -83,7 +108,7 @@ def hold_out(split: Split, size: int, seed: int) -> tuple[Split, Split]:
     limits = np.maximum(counts - 1, 0)
     if size > limits.sum():
         raise InputError(
-            f"dataset.validation_size = {size}: must be at most {limits.sum()} of the "
+            f"{field} = {size}: must be at most {limits.sum()} of the "
             f"{split.size} training images, as at least one per class must remain"
         )
     quotas = np.minimum(np.floor(shares).astype(int), limits)

@@ -119,15 +119,24 @@ class DenseNet(nn.Module):
                 f"depth = {self.depth}: must be 6n + 4 for a DenseNet-BC, e.g. 40, 100, 190, 250"
             )
 
+    @property
+    def _block_layers(self) -> tuple[int, ...]:
+        return self.block_layers or ((self.depth - 4) // 6,) * 3
+
+    @property
+    def smallest_image(self) -> int:
+        """The least height and width of an image."""
+        # Each transition halves height and width; the ImageNet stem does so twice more.
+        pixels = 2 ** (len(self._block_layers) - 1)
+        return pixels if self.stem == "cifar" else 4 * pixels
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Returns float32 logits [B, num_classes] of float images [B, H, W, C]."""
         conv = partial(layers.conv, dtype=self.dtype)
         norm = partial(layers.norm, train=train, dtype=self.dtype, axis_name=self.axis_name)
-        block_layers = self.block_layers or ((self.depth - 4) // 6,) * 3
-        # Each transition halves height and width; the ImageNet stem does so twice more.
-        pixels = 2 ** (len(block_layers) - 1)
-        check_images(images, smallest=pixels if self.stem == "cifar" else 4 * pixels)
+        block_layers = self._block_layers
+        check_images(images, self.smallest_image)
         if self.stem == "cifar":
             x = conv(2 * self.growth_rate, 3, name="conv")(images)
         else:

@@ -54,6 +54,11 @@ class ResNet(ResidualNetwork, kw_only=True):
         super().__post_init__()
         check_choice("stem", self.stem, ("cifar", "imagenet"))
 
+    @property
+    def smallest_image(self) -> int:
+        """The least height and width of an image."""
+        return 8 if self.stem == "cifar" else 32
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Returns float32 logits [B, num_classes] of float images [B, H, W, C]."""
@@ -61,11 +66,10 @@ class ResNet(ResidualNetwork, kw_only=True):
         norm = self.norm_layer(train)
         block_type = Bottleneck if self.bottleneck else BasicBlock
         rates = iter(drop_rates(self.stochastic_depth, sum(self.stage_blocks)))
+        check_images(images, self.smallest_image)
         if self.stem == "cifar":
-            check_images(images, smallest=8)
             x = relu(norm(name="norm")(stem_conv(64, 3, name="conv")(images)))
         else:
-            check_images(images, smallest=32)
             x = relu(norm(name="norm")(stem_conv(64, 7, 2, name="conv")(images)))
             x = max_pool(x)
         for stage, blocks in enumerate(self.stage_blocks):

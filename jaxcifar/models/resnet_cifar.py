@@ -60,10 +60,15 @@ class ResNetCifar(ResidualNetwork, kw_only=True):
                 "zero_init_residual = False"
             )
 
+    @property
+    def smallest_image(self) -> int:
+        """The least height and width of an image."""
+        return 4
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Returns float32 logits [B, num_classes] of float images [B, H, W, C]."""
-        check_images(images, smallest=4)
+        check_images(images, self.smallest_image)
         stem_conv, conv = self.convs()
         norm = self.norm_layer(train)
         blocks = (self.depth - 2) // 6

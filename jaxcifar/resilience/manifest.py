@@ -20,7 +20,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxcifar.config import RESUME, default
-from jaxcifar.config.structure import with_new_names
+from jaxcifar.config.structure import same_default, with_new_names
 from jaxcifar.errors import InputError
 from jaxcifar.kernels import native
 from jaxcifar.kernels.backend import is_cpu
@@ -206,6 +206,7 @@ def _changes(workdir: Path, config: ConfigDict) -> list[dict[str, Any]]:
         {"field": field, "old": before.get(field), "new": now.get(field)}
         for field in sorted(before.keys() | now.keys())
         if before.get(field) != now.get(field) and RESUME.get(field) != "free"
+        if not same_default(field, before.get(field), now.get(field))
     ]
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from jaxcifar.config import default
-from jaxcifar.config.fields import DURATIONS, FIELDS, OLD_NAMES, RESUME, SECTIONS
+from jaxcifar.config.fields import DURATIONS, FIELDS, OLD_DEFAULTS, OLD_NAMES, RESUME, SECTIONS
 from jaxcifar.config.rules import get
 from jaxcifar.config.structure import with_new_names
 
@@ -53,6 +53,16 @@ def test_old_names_have_gone_and_new_ones_exist():
         "schedule": {"rise_fraction": 0.5, "gamma": 0.2},
         "log": {"every_steps": 3},
     }
+
+
+def test_old_defaults_are_those_of_fields_that_have_others_now():
+    for path, value in OLD_DEFAULTS.items():
+        assert type(value) is type(FIELDS[path].default) and value != FIELDS[path].default
+    cifar, folder = (
+        {"dataset": {"name": name, "image_size": 224}} for name in ("cifar10", "image_folder")
+    )
+    assert with_new_names(cifar) == {"dataset": {"name": "cifar10", "image_size": 0}}
+    assert with_new_names(folder) == folder  # where the field has an effect
 
 
 def test_a_field_is_read_by_its_path():

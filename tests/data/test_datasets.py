@@ -78,7 +78,7 @@ def test_statistics_of_the_real_images(cifar_archives, name, per_class):
         ("digits", "device", True),
         ("digits", "tf", False),
         ("image_folder", "auto", False),
-        ("image_folder", "device", True),  # which validation refuses
+        ("image_folder", "device", True),
     ],
 )
 def test_the_pipeline_follows_from_the_section(name, pipeline, expected):

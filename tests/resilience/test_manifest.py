@@ -153,6 +153,19 @@ def test_a_manifest_with_old_field_names_is_that_of_the_same_config(config, tmp_
     assert "rise" not in run["config"]["schedule"]
 
 
+@pytest.mark.parametrize("name", ["cifar10", "image_folder"])
+def test_a_manifest_with_an_old_default_is_that_of_the_same_config(config, tmp_path, name):
+    config.dataset.name = name
+    record_start(tmp_path, config, 0, DATA)
+    run = read(tmp_path)
+    run["config"]["dataset"]["image_size"] = 224
+    write_json(tmp_path / "manifest.json", run)
+    check_config(tmp_path, config)
+    config.dataset.image_size = 225
+    with pytest.raises(InputError, match="dataset.image_size: saved (0|224), requested 225"):
+        check_config(tmp_path, config)
+
+
 def test_other_data_are_refused_with_both_fingerprints(config, tmp_path):
     check_data(tmp_path, DATA)
     record_start(tmp_path, config, 0, DATA)

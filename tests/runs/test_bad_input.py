@@ -651,11 +651,42 @@ def test_folders_of_images(refused, images, tmp_path, name):
 
 @pytest.mark.parametrize(
     "field, message",
-    [("dataset.image_size=0", "from 1 to 4096"), ("dataset.on_bad_image=skp", "error, skip")],
+    [("dataset.image_size=-1", "from 0 to 4096"), ("dataset.on_bad_image=skp", "error, skip")],
 )
 def test_fields_of_a_folder(refused, images, tmp_path, field, message):
     shutil.copytree(images, tmp_path / "images")
     refused(MAIN, [*FOLDER, f"--config.{field}"], field.split("=")[0], message)
+
+
+OWN_DATA = {
+    "no path": (["dataset.name=arrays"], ["dataset.data_dir", "train_image"]),
+    "no such file": (["dataset.name=arrays", "dataset.data_dir=x.npz"], ["x.npz", "no such file"]),
+    "an image": (
+        ["dataset.name=arrays", "dataset.data_dir=a.npz"],
+        ["a.npz", "not a readable Num"],
+    ),
+    "float images": (
+        ["dataset.name=arrays", "dataset.data_dir=float.npz"],
+        ["float.npz: train_image", "float64", "np.round(x * 255).astype(np.uint8)"],
+    ),
+    "mean is no tuple": (["dataset.mean=0.5"], ["dataset.mean"]),
+    "mean without deviation": (["dataset.mean=(0.5,)"], ["dataset.mean", "set together"]),
+    "a folder on the device that is not there": (
+        ["dataset.name=image_folder", "dataset.pipeline=device", "dataset.data_dir=images"],
+        ["images/train", "No such file"],
+    ),
+    "misspelt": (["dataset.name=array"], ["'array'", "Did you mean 'arrays'"]),
+    "unknown set": (["dataset.name=tfds:mnits", "dataset.data_dir=x"], ["'tfds:mnits'"]),
+}
+
+
+@pytest.mark.parametrize("name", OWN_DATA)
+def test_own_data(refused, tmp_path, name):
+    fields, messages = OWN_DATA[name]
+    (tmp_path / "a.npz").write_bytes(png((8, 8)))
+    images, labels = np.zeros((8, 8, 8)), np.arange(8) % 2
+    np.savez(tmp_path / "float.npz", train_image=images, train_label=labels)
+    refused(MAIN, [*SMALL, *(f"--config.{field}" for field in fields)], *messages)
 
 
 @pytest.fixture(scope="module")
