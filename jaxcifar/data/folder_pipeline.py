@@ -177,6 +177,7 @@ def _batches(
     labels = tf.constant(split.labels)
     black = tf.zeros([image_size, image_size, 3], tf.uint8)
 
+    @tf.autograph.experimental.do_not_convert  # conversion writes temporary files
     def make_example(number: tf.Tensor) -> dict[str, tf.Tensor]:
         position = number // share * slots.batch_size + first_slot + number % share
         index, choose_view, mirrored = draw(position)

@@ -155,6 +155,12 @@ def test_batches_keep_the_contract(train):
         assert batch["mask"].shape == (8,) and batch["mask"].dtype == bool and batch["mask"].all()
 
 
+def test_batches_write_no_temporary_files(train, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # a kill would leave them there
+    assert batches(train)
+    assert not list(tmp_path.iterdir())
+
+
 def test_every_epoch_is_another_permutation(train):
     order = joined(batches(numbered(train), num_steps=12), "label")[:90].reshape(3, 30)
     for epoch in order:
