@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
-from rich.console import Console
 from rich.table import Table
 
 from jaxcifar import devices, metrics
@@ -22,6 +21,7 @@ from jaxcifar.data.image_folder import FolderSplit
 from jaxcifar.data.split import Batch, Split
 from jaxcifar.errors import InputError
 from jaxcifar.program import Program, create_program
+from jaxcifar.reporting.console import Console
 from jaxcifar.reporting.format import describe
 from jaxcifar.resilience import processes
 from jaxcifar.resilience.checkpoint import Checkpoints, Restored
@@ -169,25 +169,24 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
         totals = evaluator.totals(state)
         predictions = evaluator.predictions(state) if config.eval.predictions else {}
         if jax.process_index() == 0:
-            _report(workdir, step, totals)
+            report = {name: metrics.summarize(t) | metrics.details(t) for name, t in totals.items()}
+            write_json(workdir / "evaluation.json", {"step": step} | report)
             if predictions:
                 with replacing(workdir / "predictions.npz") as part, part.open("wb") as file:
                     np.savez(file, step=step, **predictions)
         processes.barrier()
+    if jax.process_index() == 0:  # last, as printing may fail
+        _print_report(step, totals)
     return {name: metrics.summarize(total) for name, total in totals.items()}
 
 
-def _report(workdir: Path, step: int, totals: dict[str, metrics.Total]) -> None:
-    """Prints an evaluation and writes `evaluation.json`."""
-    report = {"step": step}
+def _print_report(step: int, totals: dict[str, metrics.Total]) -> None:
     for name, total in totals.items():
         scalars, details = metrics.summarize(total), metrics.details(total)
         print(f"{name}, {int(total['count']):,} images, step {step:,}: {describe(scalars)}")
         accuracies = details.get("per_class_accuracy", [])
         if 0 < len(accuracies) <= 20:
             Console().print(_class_table(accuracies))
-        report[name] = scalars | details
-    write_json(workdir / "evaluation.json", report)
 
 
 def _class_table(accuracies: Sequence[float | None]) -> Table:

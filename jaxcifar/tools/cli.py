@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from jaxcifar import environment
 from jaxcifar.config.structure import check_field
 from jaxcifar.errors import InputError, StoppedError, describe
+from jaxcifar.resilience.closed_output import is_closed, mute_closed, quiet_if_closed
 
 _HINT = "(run with --help for usage, --debug for a traceback)"
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the full traceback of an error.")
@@ -30,7 +31,7 @@ def run(main: Callable[[], None], doc: str) -> None:
         try:
             main()
         except (InputError, OSError) as error:
-            if _DEBUG.value:
+            if _DEBUG.value or (isinstance(error, BrokenPipeError) and is_closed(1)):
                 raise
             sys.exit(f"error: {describe(error)}")
         except KeyboardInterrupt:  # training handles it itself
@@ -38,6 +39,7 @@ def run(main: Callable[[], None], doc: str) -> None:
         except StoppedError as error:
             if _DEBUG.value and error.__cause__:
                 traceback.print_exception(error.__cause__)
+            mute_closed()  # or printing could fail, and the process wait for its threads
             print(error, file=sys.stderr, flush=True)
             if error.at_once:
                 os._exit(error.code)
@@ -51,8 +53,9 @@ def run(main: Callable[[], None], doc: str) -> None:
                 "train.precision = 'bfloat16' or, for a DenseNet, model.recompute."
             )
 
-    environment.prepare()
-    app.run(call, flags_parser=lambda argv: _parse(argv, doc))
+    with quiet_if_closed():
+        environment.prepare()
+        app.run(call, flags_parser=lambda argv: _parse(argv, doc))
 
 
 def run_directory(flag: str, name: str) -> Path:

@@ -28,11 +28,11 @@ def main() -> None:
 
 def print_registry() -> None:
     """Prints the networks of the registry in a table, one per line."""
-    from rich.console import Console
     from rich.table import Table
 
     from jaxcifar import models
     from jaxcifar.models.counting import count
+    from jaxcifar.reporting.console import Console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("name", no_wrap=True)

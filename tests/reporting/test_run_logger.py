@@ -53,6 +53,18 @@ def test_csv_goes_on_where_the_checkpoint_was(tmp_path):
     ]
 
 
+def test_a_line_that_nobody_reads_is_no_error(tmp_path, monkeypatch):
+    def write(text):
+        raise BrokenPipeError
+
+    with open_logger(tmp_path) as logger:
+        monkeypatch.setattr(sys.stdout, "write", write)
+        logger.log_evaluation(10, "test", TEST)
+        logger.print("text")
+    monkeypatch.undo()
+    assert len(rows(tmp_path)) == 1
+
+
 def test_a_new_start_drops_the_rows_of_a_run_without_checkpoint(tmp_path):
     with open_logger(tmp_path) as logger:
         logger.log_train(10, TRAIN, None)

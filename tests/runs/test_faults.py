@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from jaxcifar.config import default
+from jaxcifar.resilience.signals import describe
 from tests.helpers import INTERVAL, RUN, STEPS, read_metrics, restore, saved_steps
 
 
@@ -206,13 +207,15 @@ def test_kills_in_a_row_at_random_moments(run, unbroken, tmp_path, seed, kills):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=["term", "int", "hup"]
+)
 def test_signals_in_each_phase(run, unbroken, tmp_path, number):
     def stops(process):
         process.send_signal(number)
         code, _, err = end(process)
         assert code == 128 + number, err
-        assert f"by {number.name} at step {saved(tmp_path)} " in err.splitlines()[-1]
+        assert f"by {describe(number)} at step {saved(tmp_path)} " in err.splitlines()[-1]
 
     def wait_until(found):
         while not found():
