@@ -1,6 +1,8 @@
 """Config validation, run before any data is loaded."""
 
 import importlib.util
+import re
+import shlex
 
 from ml_collections import ConfigDict
 
@@ -59,7 +61,8 @@ def _check_model(config: ConfigDict, info: DatasetInfo) -> None:
     try:
         models.from_config(config, info.num_classes)
     except InputError as error:
-        raise InputError(f"model.{error}") from error
+        names = "|".join(models.fields(config.model.name))
+        raise InputError(re.sub(rf"\b({names}) =", r"model.\1 =", str(error))) from error
 
 
 def _check_tensorflow(config: ConfigDict) -> None:
@@ -107,25 +110,32 @@ def _check_validation_size(config: ConfigDict, info: DatasetInfo) -> None:
 
 def _check_pairs(config: ConfigDict) -> None:
     """Refuses a duration that is set in steps and in epochs."""
+
+    def unset(path: str) -> str:
+        return shlex.quote(f"--config.{path}={FIELDS[path].default}")
+
     for path in DURATIONS:
         steps, epochs = f"{path}_steps", f"{path}_epochs"
         if get(config, steps) and get(config, epochs):
             raise InputError(
                 f"{steps} = {get(config, steps)!r} and {epochs} = {get(config, epochs)!r} are both "
-                f"set; set one of them to {FIELDS[epochs].default!r}"
+                f"set; unset one of them with {unset(steps)} or {unset(epochs)}"
             )
 
 
 def _check_required(config: ConfigDict) -> None:
     """Refuses a config without a length, or with a schedule that lacks its own."""
     if not (config.train.num_steps or config.train.num_epochs):
-        raise InputError("train.num_steps or train.num_epochs must be above 0")
+        raise InputError(
+            "the run has no length: set --config.train.num_steps or --config.train.num_epochs"
+        )
     schedule = config.schedule
     needed = {"multistep": "milestones", "step": "step_every", "warm_restarts": "cycle"}
     name = needed.get(schedule.name)
     if name and not (schedule[f"{name}_steps"] or schedule[f"{name}_epochs"]):
         raise InputError(
-            f"schedule.name = {schedule.name!r} needs schedule.{name}_steps or _epochs"
+            f"schedule.name = {schedule.name!r}: set --config.schedule.{name}_steps or "
+            f"--config.schedule.{name}_epochs"
         )
 
 

@@ -107,7 +107,10 @@ def fingerprints(splits: Mapping[str, Split | FolderSplit]) -> dict[str, str]:
 @cache
 def _scan_folder(root: str) -> dict[str, FolderSplit]:
     if not root:
-        raise InputError("dataset.data_dir: dataset.name = 'image_folder' needs the folder's path")
+        raise InputError(
+            "dataset.data_dir: dataset.name = 'image_folder' needs the folder's path, "
+            "--config.dataset.data_dir=DIR"
+        )
     return image_folder.scan(root)
 
 

@@ -222,5 +222,5 @@ def _check_bad_image(path: str, on_bad_image: str) -> None:
     if on_bad_image == "error":
         raise InputError(
             f"{path} cannot be decoded: it is empty, truncated, huge, or not a JPEG or PNG; "
-            f'replace it, or skip such images with dataset.on_bad_image="skip"'
+            "replace it, or skip such images with --config.dataset.on_bad_image=skip"
         )

@@ -325,7 +325,9 @@ def test_evaluation_sees_every_example_once(root, batch_size, processes):
 
 
 def test_a_bad_image_is_an_error_that_names_it(with_bad_images):
-    with pytest.raises(InputError, match=r"/val/n02/1.JPEG cannot be decoded.*on_bad_image=.skip"):
+    with pytest.raises(
+        InputError, match=r"/val/n02/1.JPEG cannot be decoded.*--config.dataset.on_bad_image=skip$"
+    ):
         list(eval_batches(with_bad_images["test"], image_size=SIZE, batch_size=4))
     with pytest.raises(InputError, match=r"/train/(n02/1|n03/7).JPEG cannot be decoded"):
         batches(with_bad_images["train"])
