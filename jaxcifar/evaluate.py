@@ -160,7 +160,7 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
     Raises:
       InputError: if the config is invalid or not that of the run, or there is no such checkpoint.
     """
-    validate(config)
+    validate(config, trains=False)
     with Peers(config.train.distributed, config.train.peer_timeout_seconds):
         processes.barrier()
         program, (step, state, _) = restore(config, workdir)
@@ -203,7 +203,7 @@ def restore(config: ConfigDict, workdir: Path) -> tuple[Program, Restored]:
     Raises:
       InputError: see `evaluate_run`.
     """
-    validate(config)
+    validate(config, trains=False)
     check_config(workdir, config, trains=False)
     processes.start(config.train.distributed)
     info = datasets.info(config.dataset)

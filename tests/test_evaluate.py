@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import sys
 from functools import partial
 
 import jax
@@ -123,6 +124,20 @@ def test_a_run_is_evaluated_in_full(trained, tmp_path, monkeypatch, capsys):
     accuracies = ["0.0%" if label % 2 else "100.0%" for label in range(10)]
     rows = [[str(label), accuracy] for label, accuracy in enumerate(accuracies)]
     assert [line.split() for line in table] == [["class", "accuracy"], *rows]
+
+
+def test_a_run_of_the_tf_pipeline_is_evaluated_without_tensorflow(trained, tmp_path, monkeypatch):
+    config, program, state, _ = trained
+    config = with_batch_size(config, 65)
+    config.dataset.pipeline = "tf"
+    program = dataclasses.replace(program, eval_step=guess_step)
+    found = program, Restored(7, state, Progress())
+    monkeypatch.setattr("jaxcifar.evaluate.restore", lambda config, workdir: found)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    evaluate_run(config, tmp_path)
+    assert (
+        np.sum(json.loads((tmp_path / "evaluation.json").read_text())["test"]["confusion"]) == 130
+    )
 
 
 @pytest.mark.parametrize("batch_size", [130, 33])

@@ -17,8 +17,12 @@ from jaxcifar.data.datasets import DatasetInfo
 from jaxcifar.errors import InputError
 
 
-def validate(config: ConfigDict) -> None:
+def validate(config: ConfigDict, *, trains: bool = True) -> None:
     """Checks that a config is valid.
+
+    Args:
+      config: see `config.default`.
+      trains: whether training batches or logs will be made, for which TensorFlow may be needed.
 
     Raises:
       InputError: naming the field, its value and the allowed ones, for an unknown field or name, an
@@ -37,7 +41,7 @@ def validate(config: ConfigDict) -> None:
     _check_accumulation(config)
     _check_effects(config)
     _check_model(config, info)
-    _check_tensorflow(config)
+    _check_tensorflow(config, trains)
     durations(config, info.train_size - config.dataset.validation_size)
 
 
@@ -65,12 +69,12 @@ def _check_model(config: ConfigDict, info: DatasetInfo) -> None:
         raise InputError(re.sub(rf"\b({names}) =", r"model.\1 =", str(error))) from error
 
 
-def _check_tensorflow(config: ConfigDict) -> None:
+def _check_tensorflow(config: ConfigDict, trains: bool) -> None:
     """Refuses what needs TensorFlow if it is not installed."""
     needs = {
         "dataset.name = 'image_folder'": config.dataset.name == "image_folder",
-        "dataset.pipeline = 'tf'": config.dataset.pipeline == "tf",
-        "log.histograms = True": config.log.histograms,
+        "dataset.pipeline = 'tf'": trains and config.dataset.pipeline == "tf",
+        "log.histograms = True": trains and config.log.histograms,
     }
     needing = [field for field, is_set in needs.items() if is_set]
     if needing and importlib.util.find_spec("tensorflow") is None:

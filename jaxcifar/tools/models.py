@@ -60,7 +60,7 @@ def print_layers() -> None:
     from jaxcifar.models.counting import count
 
     config = _CONFIG.value
-    validate(config)
+    validate(config, trains=False)
     info = datasets.info(config.dataset)
     model = models.from_config(config, info.num_classes)
     images = jnp.zeros((1, *info.image_shape))

@@ -204,3 +204,4 @@ def test_what_needs_tensorflow_is_refused_without_it(fields, monkeypatch):
         InputError, match=r"(pipeline = 'tf'|histograms = True) needs TensorFlow: pip"
     ):
         validate(config)
+    validate(config, trains=False)
