@@ -76,7 +76,7 @@ def test_a_stopped_run_stays_stopped(stopped, capsys):
     assert (workdir / "metrics.csv").read_text() == before
 
 
-def test_patience_goes_on_counting_after_a_restart(stopped, tmp_path, monkeypatch):
+def test_patience_keeps_counting_after_a_restart(stopped, tmp_path, monkeypatch):
     config, workdir, _ = stopped
 
     class Killed(Exception):
