@@ -146,7 +146,7 @@ def _check_ends(durations: Durations) -> None:
         if step >= durations.schedule_length:
             raise InputError(
                 f"schedule.{name}_steps or _epochs: step {step} must come before the end of the "
-                f"schedule, step {durations.schedule_length}\nTo shorten a recipe together "
-                "with its schedule, append a factor to its name instead of setting its length:\n"
-                "  --config=configs/resnet56.py:0.1"
+                f"schedule, step {durations.schedule_length}\nTo shorten a recipe with its "
+                "schedule, append a factor to its name instead of setting its length,\n"
+                "as in --config=configs/resnet56.py:0.1"
             )

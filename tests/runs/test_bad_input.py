@@ -82,7 +82,11 @@ COMMANDS = {
     "main: flag without value": (MAIN, ["--config"], ["--config"]),
     "main: empty config": (MAIN, ["--config="], ["--config"]),
     "main: empty workdir": (MAIN, [QUICKSTART, "--workdir="], ["--workdir"]),
-    "main: bool is no bool": (MAIN, [QUICKSTART, "--debug=maybe"], ["--debug=maybe", "boolean"]),
+    "main: bool is no bool": (
+        MAIN,
+        [QUICKSTART, "--debug=maybe"],
+        ["--debug=maybe", "must be True or False"],
+    ),
     "main: no such recipe": (MAIN, ["--config=nowhere/r.py"], ["nowhere/r.py"]),
     "main: recipe is a directory": (MAIN, [f"--config={REPOSITORY}/configs"], ["configs"]),
     "main: recipe of another kind": (MAIN, [f"--config={REPOSITORY}/README.md"], ["README.md"]),
@@ -234,7 +238,7 @@ FIELDS = {
     "schedule.milestones_epochs=(12,inf)": ["schedule.milestones_epochs", "increasing"],
     "schedule.milestones_epochs=(12,": ["schedule.milestones_epochs"],
     "schedule.milestones_epochs=(12,99)": [
-        *("schedule.milestones", "end of the schedule", "--config RECIPE.py:0.1"),
+        *("schedule.milestones", "end of the schedule", "--config=configs/resnet56.py:0.1"),
     ],
     "schedule.every_steps=9": ["'schedule.every_steps'", "renamed to 'schedule.step_every_steps'"],
     "schedule.cycle_epochs=3": ["schedule.cycle_epochs", "warm_restarts"],
