@@ -54,7 +54,8 @@ def is_closed(fd: int) -> bool:
     """Returns whether a file descriptor is a pipe without a reader, or a terminal that is gone."""
     poll = select.poll()
     poll.register(fd, 0)
-    return bool(poll.poll(0))
+    # Not POLLNVAL, with which some systems answer for every terminal.
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def mute(fd: int) -> None:
