@@ -1,7 +1,6 @@
 """One attempt at training a run: the state, and what the loop does with it at a step."""
 
 import dataclasses
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from jaxcifar.feed import Call, by_step, train_calls
 from jaxcifar.program import Program
 from jaxcifar.reporting.run_logger import RunLogger
 from jaxcifar.reporting.throughput import Throughput
-from jaxcifar.resilience import nonfinite, processes
+from jaxcifar.resilience import nonfinite, processes, signals
 from jaxcifar.resilience.checkpoint import Checkpoints, Restored
 from jaxcifar.resilience.failpoints import kill_at
 from jaxcifar.resilience.peers import Peers
@@ -212,7 +211,7 @@ class Attempt:
             self.finish_saves()
             processes.barrier()
         raise StoppedError(
-            f"interrupted by {signal.Signals(number).name} at step {self.step:,} of "
+            f"interrupted by {signals.describe(number)} at step {self.step:,} of "
             f"{self.plan.num_steps:,}; rerun the same command to resume",
             code=128 + number,
         )

@@ -1,6 +1,7 @@
 """Errors that are shown to the user without a traceback."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -33,12 +34,16 @@ def describe(error: InputError | OSError) -> str:
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     """Returns the error for a misspelt `name`, suggesting similar names and listing all of them.
 
+    Suggestions ignore case, spaces, dashes and underscores.
+
     Args:
       kind: kind of thing that is named, for example "model".
       name: name that was given.
       known: names that exist.
     """
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.8)
+    wanted, *plain = [re.sub(r"[-_\s]", "", option.lower()) for option in (name, *known)]
+    close = [wanted] if wanted in plain else difflib.get_close_matches(wanted, plain, 3, cutoff=0.8)
+    near = [known[plain.index(option)] for option in close]
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return InputError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}")

@@ -5,14 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +23,7 @@ from jaxcifar.data.image_folder import FolderSplit
 from jaxcifar.data.split import Batch, Split
 from jaxcifar.errors import InputError
 from jaxcifar.program import Program, create_program
+from jaxcifar.reporting.console import Console
 from jaxcifar.reporting.format import describe
 from jaxcifar.resilience import normalization, processes
 from jaxcifar.resilience.checkpoint import Checkpoints, Restored
@@ -163,7 +162,7 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
     Raises:
       InputError: if the config is invalid or not that of the run, or there is no such checkpoint.
     """
-    validate(config)
+    validate(config, trains=False)
     with Peers(config.train.distributed, config.train.peer_timeout_seconds):
         processes.barrier()
         program, (step, state, _) = restore(config, workdir)
@@ -172,19 +171,18 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
         totals = evaluator.totals(state)
         predictions = evaluator.predictions(state) if config.eval.predictions else {}
         if jax.process_index() == 0:
-            _report(workdir, step, totals, datasets.class_names(config.dataset))
+            report = {name: metrics.summarize(t) | metrics.details(t) for name, t in totals.items()}
+            write_json(workdir / "evaluation.json", {"step": step} | report)
             if predictions:
                 with replacing(workdir / "predictions.npz") as part, part.open("wb") as file:
                     np.savez(file, step=step, **predictions)
         processes.barrier()
+    if jax.process_index() == 0:  # last, as printing may fail
+        _print_report(step, totals, datasets.class_names(config.dataset))
     return {name: metrics.summarize(total) for name, total in totals.items()}
 
 
-def _report(
-    workdir: Path, step: int, totals: dict[str, metrics.Total], class_names: Sequence[str]
-) -> None:
-    """Prints an evaluation and writes `evaluation.json`."""
-    report: dict[str, Any] = {"step": step}
+def _print_report(step: int, totals: dict[str, metrics.Total], class_names: Sequence[str]) -> None:
     names = [_printable(name) for name in class_names]
     for name, total in totals.items():
         scalars, details = metrics.summarize(total), metrics.details(total)
@@ -194,8 +192,6 @@ def _report(
             Console().print(_class_table(names, accuracies))
         if mistakes := _describe_mistakes(names, total["confusion"]):
             print(mistakes)
-        report[name] = scalars | details
-    write_json(workdir / "evaluation.json", report)
 
 
 def _class_table(names: Sequence[str], accuracies: Sequence[float | None]) -> Table:
@@ -230,7 +226,7 @@ def restore(config: ConfigDict, workdir: Path) -> tuple[Program, Restored]:
     Raises:
       InputError: see `evaluate_run`.
     """
-    validate(config)
+    validate(config, trains=False)
     check_config(workdir, config, trains=False)
     processes.start(config.train.distributed)
     info = normalization.with_recorded(workdir, datasets.info(config.dataset))

@@ -47,9 +47,9 @@ def main() -> None:
     if _MODE.value == "eval":
         evaluate_run(_CONFIG.value, workdir)
     else:
-        if (factor := length_factor(recipe.partition(":")[2])) != 1:
-            print(f"{factor:g} of the recipe's length", flush=True)
-        train(_CONFIG.value, workdir, accept_config_change=_ACCEPT.value)
+        factor = length_factor(recipe.partition(":")[2])
+        note = "" if factor == 1 else f"{factor:g} of the recipe's length"
+        train(_CONFIG.value, workdir, accept_config_change=_ACCEPT.value, note=note)
 
 
 def _reproduce() -> None:

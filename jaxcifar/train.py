@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jax
+import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
@@ -28,7 +29,9 @@ from jaxcifar.resilience.signals import Signals
 from jaxcifar.steps import TrainState
 
 
-def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = False) -> Results:
+def train(
+    config: ConfigDict, workdir: Path, *, accept_config_change: bool = False, note: str = ""
+) -> Results:
     """Trains a config's network, resuming from the last checkpoint in `workdir` if there is one.
 
     Leaves in the workdir: `checkpoints/`, `metrics.csv`, TensorBoard event files,
@@ -38,6 +41,7 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
       config: see `config.default`.
       workdir: directory of this run alone; created if it is missing.
       accept_config_change: resume even if the config differs from the one the run was started with.
+      note: line to print first.
 
     Returns:
       The metrics of each split except the training split, at the last step.
@@ -59,6 +63,7 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
         Signals() as signals,
     ):
         processes.barrier()
+        _print_once(note)
         return _train(config, workdir, lock, signals, peers)
 
 
@@ -77,6 +82,8 @@ def _train(
     check_weights(workdir, Checkpoints(workdir / "checkpoints", create=False).steps())
     plan = durations(config, splits["train"].size)
     lock.acquire()
+    if len(np.unique(splits["train"].labels)) == 1:
+        _print_once("warning: all training images are of one class; there is nothing to learn")
     run = Run(config, workdir, info, splits, fingerprints, plan, signals, peers)
     factors = nonfinite.rate_factors(workdir)
     while True:
@@ -181,6 +188,12 @@ def _stop_if_saving(checkpoints: Checkpoints, error: NonFinite) -> None:
             "written. Rerun the same command to resume from the last intact one.",
             at_once=True,
         ) from error
+
+
+def _print_once(line: str) -> None:
+    """Prints a line, unless it is empty, in the first process only."""
+    if line and jax.process_index() == 0:
+        print(line, flush=True)
 
 
 def _print_start(run: Run, start: Restored, log: RunLogger) -> None:

@@ -126,7 +126,7 @@ _ALL = [
         "attempt.py",
         "nonfinite.check_state(self.step, state)",
         "pass",
-        "resilience/test_nonfinite.py::test_what_is_saved_is_looked_at_again",
+        "resilience/test_nonfinite.py::test_a_state_that_is_not_finite_is_never_saved",
     ),
     Mutation(
         "rollback not recorded",
@@ -168,7 +168,7 @@ _ALL = [
         "resilience/peers.py",
         'self._give_up(other, "was killed or has crashed")',
         "pass",
-        "runs/test_processes.py::test_where_the_first_process_is_killed_the_other_says_so",
+        "runs/test_processes.py::test_if_the_first_process_is_killed_the_other_reports_it",
     ),
     Mutation(
         "loss not masked",

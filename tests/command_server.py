@@ -55,9 +55,15 @@ class CommandLines:
         self._process.stdout.close()
         self._process.wait()
 
-    def run(self, target: str, *arguments: Any, cwd: Path, timeout: float = 300) -> Done:
-        """Runs `target`, a module or the path of a script."""
+    def run(
+        self, target: str, *arguments: Any, cwd: Path, timeout: float = 300, reader: bool = True
+    ) -> Done:
+        """Runs `target`, a module or the path of a script.
+
+        Standard output is a file or, without a `reader`, a pipe that nobody reads.
+        """
         request = {"argv": [target, *map(str, arguments)], "cwd": str(cwd), "timeout": timeout}
+        request["reader"] = reader
         print(json.dumps(request), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         assert answer, "the server ended"
@@ -111,6 +117,9 @@ def _become(request: dict[str, Any], out: int, err: int) -> None:
     That takes seconds, because of all that is imported.
     """
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    if not request["reader"]:
+        unread, out = os.pipe()
+        os.close(unread)
     os.dup2(out, 1)
     os.dup2(err, 2)
     os.chdir(request["cwd"])

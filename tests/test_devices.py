@@ -49,7 +49,7 @@ def test_nothing_is_compiled_twice(caplog):
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends run calls ahead")
-def test_one_call_at_a_time_is_in_memory():
+def test_a_cpu_call_returns_only_when_it_has_finished():
     def step(state, batch):
         return jax.lax.fori_loop(0, 20, lambda _, x: jax.numpy.sin(x @ x), state), batch
 

@@ -35,11 +35,11 @@ def test_the_users_settings_take_precedence(users):
 @pytest.mark.parametrize(
     "environ", [{"JAX_PLATFORMS": "cuda"}, {**CPU, "JAXCIFAR_CPU_SETTINGS": "0"}]
 )
-def test_an_accelerator_or_the_variable_switches_them_off(environ):
+def test_an_accelerator_or_a_variable_disables_the_cpu_settings(environ):
     assert environment.cpu_settings(environ) == {}
 
 
-def test_an_installed_accelerator_switches_them_off(monkeypatch):
+def test_an_installed_accelerator_disables_the_cpu_settings(monkeypatch):
     monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: name == "libtpu")
     assert environment.cpu_settings({}) == {}
     assert environment.cpu_settings(CPU) != {} or sys.platform != "linux"

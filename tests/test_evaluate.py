@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import sys
 from functools import partial
 
 import jax
@@ -158,6 +159,20 @@ def test_no_mistakes_give_no_line(tmp_path, capsys):
     sums = metrics.evaluation_sums(jnp.eye(2), jnp.arange(2), jnp.ones(2, bool))
     _report(tmp_path, 3, {"test": metrics.add({}, sums)}, ["a", "b"])
     assert "confused" not in capsys.readouterr().out
+
+
+def test_a_run_of_the_tf_pipeline_is_evaluated_without_tensorflow(trained, tmp_path, monkeypatch):
+    config, program, state, _ = trained
+    config = with_batch_size(config, 65)
+    config.dataset.pipeline = "tf"
+    program = dataclasses.replace(program, eval_step=guess_step)
+    found = program, Restored(7, state, Progress())
+    monkeypatch.setattr("jaxcifar.evaluate.restore", lambda config, workdir: found)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    evaluate_run(config, tmp_path)
+    assert (
+        np.sum(json.loads((tmp_path / "evaluation.json").read_text())["test"]["confusion"]) == 130
+    )
 
 
 @pytest.mark.parametrize("batch_size", [130, 33])

@@ -49,8 +49,30 @@ QUICKSTART = "--config=configs/quickstart.py"
             "Did you mean 'optimizer.learning_rate'",
         ),
         ([QUICKSTART, "--config.optimiser.learning_rate=1"], "Did you mean 'optimizer'"),
-        ([QUICKSTART, "--config.train.batch_size=many"], "--config.train.batch_size=many"),
-        ([QUICKSTART, "--config.train.batch_size=1.5"], "--config.train.batch_size=1.5"),
+        ([QUICKSTART, "--config.train.batch-size=1"], "Did you mean 'train.batch_size'"),
+        ([QUICKSTART, "--noconfig.log.tensorbord"], "Did you mean 'log.tensorboard'"),
+        ([QUICKSTART, "--config.eval=1"], "eval is a section of the config; its fields: eval.b"),
+        (
+            [QUICKSTART, "--config.log.tensorboard=no"],
+            "error: --config.log.tensorboard=no: must be True or False\n",
+        ),
+        (
+            [QUICKSTART, "--config.train.batch_size=many"],
+            "error: --config.train.batch_size=many: must be a whole number, from 1 to 1048576\n",
+        ),
+        ([QUICKSTART, "--config.train.seed=1.5"], "seed=1.5: must be a whole number, at least 0"),
+        (
+            [QUICKSTART, "--config.optimizer.learning_rate=0,1"],
+            "error: --config.optimizer.learning_rate=0,1: must be a number, above 0\n",
+        ),
+        (
+            [QUICKSTART, "--config.schedule.milestones_epochs=(12, 16"],
+            "error: --config.schedule.milestones_epochs=(12, 16: must be increasing numbers above",
+        ),
+        (
+            [QUICKSTART, "--accept_config_change=maybe"],
+            "error: --accept_config_change=maybe: must be True or False\n",
+        ),
         ([QUICKSTART, "--mode=trian"], "--mode=trian"),
         ([QUICKSTART, "--wordir=x"], "wordir"),
         ([QUICKSTART, "evaluate"], "unexpected argument 'evaluate'"),

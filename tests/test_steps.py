@@ -257,7 +257,7 @@ def test_sync_batch_norm_makes_two_devices_equal_to_one(network):
     )
 
 
-def test_without_it_statistics_are_per_device_and_then_averaged(one_device):
+def test_without_sync_batch_norm_statistics_are_per_device_and_then_averaged(one_device):
     _, losses = run(program(), num_devices=2)
     assert losses[0] != pytest.approx(one_device[1][0], rel=1e-5)
     np.testing.assert_allclose(losses[0], one_device[1][0], rtol=0.2)

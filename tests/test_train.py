@@ -77,7 +77,7 @@ def test_a_stopped_run_stays_stopped(stopped, capsys):
     assert (workdir / "metrics.csv").read_text() == before
 
 
-def test_patience_goes_on_counting_after_a_restart(stopped, tmp_path, monkeypatch):
+def test_patience_keeps_counting_after_a_restart(stopped, tmp_path, monkeypatch):
     config, workdir, _ = stopped
 
     class Killed(Exception):
@@ -249,3 +249,24 @@ def test_tf_data_feeds_the_same_network(tmp_path):
     other = train(small_run(dataset__pipeline="device", **fields), tmp_path / "device")
     assert abs(results["test"]["accuracy"] - other["test"]["accuracy"]) < 0.35
     assert min(results["test"]["accuracy"], other["test"]["accuracy"]) > 0.3
+
+
+def test_training_images_of_a_single_class_are_warned_about_once(tmp_path, monkeypatch, capsys):
+    config = small_run(train__num_steps=2)
+    splits = datasets.load(config.dataset)
+    only = splits["train"].labels == 3
+    splits["train"] = splits["train"]._replace(
+        images=splits["train"].images[only], labels=splits["train"].labels[only]
+    )
+    monkeypatch.setattr(datasets, "load", lambda _: splits)
+    train(config, tmp_path, note="a note")
+    note, warning, *others = capsys.readouterr().out.splitlines()
+    assert note == "a note"
+    assert warning.startswith("warning: all training images are of one class")
+    assert not [line for line in others if "warning" in line]
+
+
+def test_only_the_first_process_prints_notes(monkeypatch, capsys):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    train_module._print_once("a note")
+    assert capsys.readouterr().out == ""

@@ -114,4 +114,5 @@ def create_policy(augment: ConfigDict) -> policies.Policy | None:
     try:
         return policy_makers[augment.policy]()
     except InputError as error:
-        raise InputError(f"augment.policy = {augment.policy!r}: {error}") from error
+        # The ranges of all other fields have been checked by the table of fields.
+        raise InputError(f"augment.groups of {augment.policy}: {error}") from error

@@ -147,5 +147,6 @@ def _check_ends(durations: Durations) -> None:
             raise InputError(
                 f"schedule.{name}_steps or _epochs: step {step} must come before the end of the "
                 f"schedule, step {durations.schedule_length}\nTo shorten a recipe with its "
-                "schedule, append a factor to its name: --config RECIPE.py:0.1"
+                "schedule, append a factor to its name instead of setting its length,\n"
+                "as in --config=configs/resnet56.py:0.1"
             )

@@ -50,7 +50,17 @@ def check_field(path: str) -> None:
         raise InputError(_renamed(path))
     if path not in FIELDS:
         fields = [field for field in FIELDS if field.startswith(f"{section}.")]
+        if path == section:
+            raise InputError(f"{path} is a section of the config; its fields: {', '.join(fields)}")
         raise errors.unknown("config field", path, fields)
+
+
+def expected(path: str) -> str:
+    """Returns what the value of a field must be, such as "a whole number, at least 0"."""
+    field = FIELDS[path]
+    kinds = {bool: "True or False", int: "a whole number", float: "a number"}
+    parts = [kinds.get(type(field.default)), field.allowed.text if field.allowed else None]
+    return ", ".join(filter(None, parts)) or "text"
 
 
 def check_structure(config: ConfigDict) -> None:

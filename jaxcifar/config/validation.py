@@ -1,6 +1,8 @@
 """Config validation, run before any data is loaded."""
 
 import importlib.util
+import re
+import shlex
 
 from ml_collections import ConfigDict
 
@@ -15,8 +17,12 @@ from jaxcifar.data.datasets import DatasetInfo
 from jaxcifar.errors import InputError
 
 
-def validate(config: ConfigDict) -> None:
+def validate(config: ConfigDict, *, trains: bool = True) -> None:
     """Checks that a config is valid.
+
+    Args:
+      config: see `config.default`.
+      trains: whether training batches or logs will be made, for which TensorFlow may be needed.
 
     Raises:
       InputError: naming the field, its value and the allowed ones, for an unknown field or name, an
@@ -35,7 +41,7 @@ def validate(config: ConfigDict) -> None:
     _check_effects(config)
     _check_model(config, info)
     _check_smallest_image(config, info)
-    _check_tensorflow(config)
+    _check_tensorflow(config, trains)
     durations(config, info.train_size - config.dataset.validation_size)
 
 
@@ -59,18 +65,19 @@ def _check_model(config: ConfigDict, info: DatasetInfo) -> None:
     try:
         models.from_config(config, info.num_classes)
     except InputError as error:
-        raise InputError(f"model.{error}") from error
+        names = "|".join(models.fields(config.model.name))
+        raise InputError(re.sub(rf"\b({names}) =", r"model.\1 =", str(error))) from error
 
 
-def _check_tensorflow(config: ConfigDict) -> None:
+def _check_tensorflow(config: ConfigDict, trains: bool) -> None:
     """Refuses what needs TensorFlow if it is not installed."""
     streams = not datasets.uses_device_pipeline(config.dataset)
     needs = {
         "dataset.name = 'image_folder' without dataset.pipeline = 'device'": (
             config.dataset.name == "image_folder" and streams
         ),
-        "dataset.pipeline = 'tf'": config.dataset.pipeline == "tf",
-        "log.histograms = True": config.log.histograms,
+        "dataset.pipeline = 'tf'": trains and config.dataset.pipeline == "tf",
+        "log.histograms = True": trains and config.log.histograms,
     }
     needing = [field for field, is_set in needs.items() if is_set]
     if needing and importlib.util.find_spec("tensorflow") is None:
@@ -116,25 +123,32 @@ def _check_validation_size(config: ConfigDict, info: DatasetInfo) -> None:
 
 def _check_pairs(config: ConfigDict) -> None:
     """Refuses a duration that is set in steps and in epochs."""
+
+    def unset(path: str) -> str:
+        return shlex.quote(f"--config.{path}={FIELDS[path].default}")
+
     for path in DURATIONS:
         steps, epochs = f"{path}_steps", f"{path}_epochs"
         if get(config, steps) and get(config, epochs):
             raise InputError(
                 f"{steps} = {get(config, steps)!r} and {epochs} = {get(config, epochs)!r} are both "
-                f"set; set one of them to {FIELDS[epochs].default!r}"
+                f"set; unset one of them with {unset(steps)} or {unset(epochs)}"
             )
 
 
 def _check_required(config: ConfigDict) -> None:
     """Refuses a config without a length, or with a schedule that lacks its own."""
     if not (config.train.num_steps or config.train.num_epochs):
-        raise InputError("train.num_steps or train.num_epochs must be above 0")
+        raise InputError(
+            "the run has no length: set --config.train.num_steps or --config.train.num_epochs"
+        )
     schedule = config.schedule
     needed = {"multistep": "milestones", "step": "step_every", "warm_restarts": "cycle"}
     name = needed.get(schedule.name)
     if name and not (schedule[f"{name}_steps"] or schedule[f"{name}_epochs"]):
         raise InputError(
-            f"schedule.name = {schedule.name!r} needs schedule.{name}_steps or _epochs"
+            f"schedule.name = {schedule.name!r}: set --config.schedule.{name}_steps or "
+            f"--config.schedule.{name}_epochs"
         )
 
 

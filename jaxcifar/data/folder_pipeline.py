@@ -183,6 +183,7 @@ def _batches(
     labels = tf.constant(split.labels)
     black = tf.zeros([image_size, image_size, 3], tf.uint8)
 
+    @tf.autograph.experimental.do_not_convert  # conversion writes temporary files
     def make_example(number: tf.Tensor) -> dict[str, tf.Tensor]:
         position = number // share * slots.batch_size + first_slot + number % share
         index, choose_view, mirrored = draw(position)
@@ -229,6 +230,6 @@ def _check_bad_image(path: str, on_bad_image: str) -> None:
     if on_bad_image == "error":
         raise InputError(
             f"{path} cannot be decoded: it is empty, truncated, huge, or not a JPEG, PNG, WebP, "
-            f"BMP or GIF; "
-            f'replace it, or skip such images with dataset.on_bad_image="skip"'
+            "BMP or GIF; replace it, or skip such images with "
+            "--config.dataset.on_bad_image=skip"
         )

@@ -50,6 +50,7 @@ def train_batches(
     images, labels = tf.constant(split.images), tf.constant(split.labels)
     order_key, augment_key = stream_key(seed, "order"), stream_key(seed, "augment")
 
+    @tf.autograph.experimental.do_not_convert  # conversion writes temporary files
     def make_batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
         positions = step * batch_size + process * share + tf.range(share, dtype=tf.int64)
         index = shuffled(positions, split.size, order_key)

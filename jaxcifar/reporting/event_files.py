@@ -30,8 +30,8 @@ def load_writer(*, required: bool) -> "tuple[Callable[[Path], MetricWriter] | No
         reason = error.__cause__ or error  # an InputError explains more than event files
         if required:
             raise InputError(
-                "log.tensorboard=True needs pip install 'jaxcifar[tf]'; or set "
-                f"--config.log.tensorboard=False ({reason})"
+                f"log.histograms = True needs TensorBoard event files ({reason}); "
+                "pip install 'jaxcifar[tf]', or set --config.log.histograms=False"
             ) from error
         return None, (
             f"no TensorBoard event files: {reason}; pip install 'jaxcifar[tf]' to get them, or set "

@@ -2,15 +2,17 @@
 
 import datetime
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from jaxcifar.metrics.layer_statistics import Statistics, troubled_layers
+from jaxcifar.reporting.console import Console
 from jaxcifar.reporting.csv_log import CsvLog
 from jaxcifar.reporting.event_files import load_writer
 from jaxcifar.reporting.format import CSV_COLUMNS, describe, duration
@@ -94,8 +96,9 @@ class RunLogger:
             self._events.close()
 
     def print(self, text: str) -> None:
-        """Prints a line that stays above the progress bar."""
-        self._console.print(text, markup=False)
+        """Prints a line that stays above the progress bar, or nowhere if there is no reader."""
+        with suppress(BrokenPipeError):  # `Signals` stops the run, once its state is saved
+            self._console.print(text, markup=False)
 
     def show_step(self, step: int) -> None:
         """Moves the progress bar to `step`."""

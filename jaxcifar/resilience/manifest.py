@@ -93,7 +93,7 @@ def check_data(workdir: Path, fingerprints: dict[str, str]) -> None:
             raise InputError(
                 f"the {split} split differs from the one that the run in {workdir} was started "
                 f"with:\n  saved fingerprint {saved}\n  found fingerprint {found}\n"
-                "Choose another --workdir, or set dataset.data_dir to the data of the run."
+                "Choose another --workdir, or set --config.dataset.data_dir to the data of the run."
             )
 
 

@@ -130,9 +130,9 @@ def roll_back(
             error.step,
             error.reason,
             f"\nThe run has stopped{rollback_note}; last good checkpoint: {last_good}\n"
-            "Try a lower optimizer.learning_rate, optimizer.clip_global_norm, or "
-            "train.on_nonfinite = 'skip' or\n'rollback'; with --accept_config_change the run "
-            "resumes from that checkpoint with the new config.",
+            "Try a lower --config.optimizer.learning_rate, --config.optimizer.clip_global_norm=1,\n"
+            "--config.train.on_nonfinite=skip or --config.train.on_nonfinite=rollback; with\n"
+            "--accept_config_change the run resumes from that checkpoint with the new config.",
         ) from error
     to_step = max(saved, 0)
     if jax.process_index() == 0:

@@ -11,8 +11,9 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from jaxcifar import environment
-from jaxcifar.config.structure import check_field
+from jaxcifar.config.structure import check_field, expected
 from jaxcifar.errors import InputError, StoppedError, describe
+from jaxcifar.resilience.closed_output import is_closed, mute_closed, quiet_if_closed
 
 _HINT = "(run with --help for usage, --debug for a traceback)"
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the full traceback of an error.")
@@ -30,7 +31,7 @@ def run(main: Callable[[], None], doc: str) -> None:
         try:
             main()
         except (InputError, OSError) as error:
-            if _DEBUG.value:
+            if _DEBUG.value or (isinstance(error, BrokenPipeError) and is_closed(1)):
                 raise
             sys.exit(f"error: {describe(error)}")
         except KeyboardInterrupt:  # training handles it itself
@@ -38,6 +39,7 @@ def run(main: Callable[[], None], doc: str) -> None:
         except StoppedError as error:
             if _DEBUG.value and error.__cause__:
                 traceback.print_exception(error.__cause__)
+            mute_closed()  # or printing could fail, and the process wait for its threads
             print(error, file=sys.stderr, flush=True)
             if error.at_once:
                 os._exit(error.code)
@@ -47,12 +49,14 @@ def run(main: Callable[[], None], doc: str) -> None:
                 raise
             sys.exit(
                 f"error: out of device memory: {str(error).splitlines()[0]}\n"
-                "Try a smaller train.batch_size or eval.batch_size, more train.accumulation_steps, "
-                "train.precision = 'bfloat16' or, for a DenseNet, model.recompute."
+                "Try a smaller --config.train.batch_size or --config.eval.batch_size, a larger\n"
+                "--config.train.accumulation_steps, --config.train.precision=bfloat16 or, for a "
+                "DenseNet,\n--config.model.recompute=True."
             )
 
-    environment.prepare()
-    app.run(call, flags_parser=lambda argv: _parse(argv, doc))
+    with quiet_if_closed():
+        environment.prepare()
+        app.run(call, flags_parser=lambda argv: _parse(argv, doc))
 
 
 def run_directory(flag: str, name: str) -> Path:
@@ -85,7 +89,7 @@ def _parse(argv: list[str], doc: str) -> list[str]:
         sys.exit(0)
     logging.use_absl_handler()  # otherwise absl warns that flags are not parsed yet
     try:
-        for field in re.findall(r"^--?config\.([\w.]+)", "\n".join(argv), re.MULTILINE):
+        for field in re.findall(r"^--?(?:no)?config\.([\w.-]+)", "\n".join(argv), re.MULTILINE):
             check_field(field)
         if rest := flags.FLAGS(argv)[1:]:
             raise InputError(f"unexpected argument {rest[0]!r}")
@@ -116,6 +120,20 @@ def _brief(error: BaseException, argv: list[str]) -> str:
     if "\nTraceback" in text:  # quoted by ml_collections
         flag, reason = text.split(": ", 1)[0], text.splitlines()[-1]
         return f"{flag}: {reason.removeprefix('jaxcifar.errors.InputError: ')}"
+    if isinstance(error, flags.IllegalFlagValueError):
+        text = _wrong_type(text) or text
     recipe = re.search(r"^--?config[=\n](.*)", "\n".join(argv), re.MULTILINE)
     names_it = isinstance(error, flags.Error | InputError) or (recipe and recipe[1] in text.split())
     return f"--config={recipe[1]}: {text}" if recipe and not names_it else text
+
+
+def _wrong_type(text: str) -> str | None:
+    """Rewords absl's message about a value that is not a boolean, a number or a tuple."""
+    found = re.fullmatch(r"flag --([\w.]+)=(.*?): (.*)", text, re.DOTALL)
+    if not found or not re.search("Non-boolean|invalid lit|could not conv|while pars", found[3]):
+        return None
+    name, value, _ = found.groups()
+    kinds = {"bool": "True or False", "int": "a whole number", "float": "a number"}
+    field = name.removeprefix("config.")
+    wanted = kinds[flags.FLAGS[name].flag_type()] if field == name else expected(field)
+    return f"--{name}={value}: must be {wanted}"

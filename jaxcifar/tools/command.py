@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from jaxcifar import __version__
 from jaxcifar.errors import unknown
+from jaxcifar.resilience.closed_output import quiet_if_closed
 
 
 class Command(NamedTuple):
@@ -59,7 +60,11 @@ An example to start with, which needs no data:
 
 def main() -> None:
     """Runs the sub-command that the command line names; does not return."""
-    arguments = sys.argv[1:]
+    with quiet_if_closed():
+        _run(sys.argv[1:])
+
+
+def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "-help", "--help", "help"):
         print(usage(), end="")
         sys.exit(0)

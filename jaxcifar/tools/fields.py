@@ -12,8 +12,10 @@ import argparse
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from jaxcifar.config.fields import DURATIONS, FIELDS, SECTIONS, Field
+from jaxcifar.resilience.closed_output import quiet_if_closed
 
 _RESUME = {
     "identity": "fixed for a run",
@@ -40,11 +42,15 @@ with `--accept_config_change`, which the run's manifest records, and `free` alwa
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    def print_help(self, file: Any = None) -> None:
+        """Prints the help; the parent class ignores errors, as where output has no reader."""
+        print(self.format_help(), end="", file=file)
+
+
 def main() -> None:
     """Prints the fields that the command line asks for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("word", nargs="*", help="show only fields that contain all of these words")
     parser.add_argument("--markdown", action="store_true", help="print docs/config.md")
     arguments = parser.parse_args()
@@ -115,4 +121,5 @@ def _matches(entry: tuple[list[str], Field], words: Iterable[str]) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    with quiet_if_closed():
+        main()

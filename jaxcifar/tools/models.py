@@ -28,11 +28,11 @@ def main() -> None:
 
 def print_registry() -> None:
     """Prints the networks of the registry in a table, one per line."""
-    from rich.console import Console
     from rich.table import Table
 
     from jaxcifar import models
     from jaxcifar.models.counting import count
+    from jaxcifar.reporting.console import Console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("name", no_wrap=True)
@@ -60,7 +60,7 @@ def print_layers() -> None:
     from jaxcifar.models.counting import count
 
     config = _CONFIG.value
-    validate(config)
+    validate(config, trains=False)
     info = datasets.info(config.dataset)
     model = models.from_config(config, info.num_classes)
     images = jnp.zeros((1, *info.image_shape))

@@ -30,6 +30,7 @@ from ml_collections import ConfigDict, config_flags
 
 from jaxcifar import errors
 from jaxcifar.errors import InputError, StoppedError
+from jaxcifar.resilience import closed_output, signals
 from jaxcifar.tools import cli
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -75,7 +76,9 @@ def main() -> None:
         print(f"[{number}/{len(trials)}] {trial.workdir}", flush=True)
         if "end" in manifest.read(trial.workdir):
             print("already finished, skipping")
-        elif code := run(trial.command):
+        elif (code := run(trial.command)) == closed_output.EXIT_CODE:
+            sys.exit(code)
+        elif code:
             failed.append(f"{trial.workdir} (exit code {code})")
     subprocess.run([sys.executable, "-m", "jaxcifar.tools.report", f"--runs={_workdir()}"])
     if failed:
@@ -86,7 +89,7 @@ def main() -> None:
 
 
 def run(command: list[str]) -> int:
-    """Runs a command to completion, forwarding SIGINT and SIGTERM to it.
+    """Runs a command to completion, forwarding to it the signals that end a run.
 
     Args:
       command: program and arguments.
@@ -105,7 +108,7 @@ def run(command: list[str]) -> int:
         if child:
             child.send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, forward) for number in signals.unignored()}
     try:
         # In its own process group: otherwise Ctrl-C would reach it twice and kill it immediately.
         child = subprocess.Popen(command, process_group=0)
@@ -117,7 +120,7 @@ def run(command: list[str]) -> int:
             signal.signal(number, handler)
     if received:
         raise StoppedError(
-            f"the sweep was stopped by {signal.Signals(received[0]).name}; rerun the same command "
+            f"the sweep was stopped by {signals.describe(received[0])}; rerun the same command "
             "to resume",
             code=128 + received[0],
         )

@@ -116,6 +116,6 @@ def test_one_channel_is_grey(goldens):
         np.testing.assert_array_equal(apply(grey[0][..., :1], name, magnitude), three[..., :1])
 
 
-def test_an_unknown_operation():
+def test_an_unknown_operation_is_refused():
     with pytest.raises(InputError, match="unknown operation 'Rotat'. Did you mean 'Rotate'"):
         pillow_ops.operation("Rotat", 0.1, 32, 32)

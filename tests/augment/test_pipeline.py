@@ -193,7 +193,7 @@ def test_every_augmentation_has_a_key_of_its_own(monkeypatch):
     [{"policy": "trivialaugment"}, {"cutout_size": 3, "erasing_probability": 0.5}],
     ids=["policy", "erasing"],
 )
-def test_the_result_depends_on_the_place_in_the_global_batch(images, fields):
+def test_augmentation_depends_on_the_position_in_the_global_batch(images, fields):
     # Eight copies of one image: all differences come from the place alone.
     copies = np.repeat(images[:1], 8, axis=0)
     run = create(**fields)

@@ -38,5 +38,5 @@ def test_a_tiny_share_of_an_epoch_is_a_step():
 
 def test_a_milestone_after_the_end_suggests_scaling_the_recipe():
     config = make_config(schedule__name="multistep", schedule__milestones_steps=(50, 100))
-    with pytest.raises(InputError, match=re.escape("--config RECIPE.py:0.1")):
+    with pytest.raises(InputError, match=re.escape("as in --config=configs/resnet56.py:0.1")):
         durations(config, 50_000)

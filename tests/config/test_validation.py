@@ -10,7 +10,7 @@ from tests.helpers import make_config
 
 
 def test_default_needs_only_a_length():
-    with pytest.raises(InputError, match="train.num_steps or train.num_epochs"):
+    with pytest.raises(InputError, match="no length: set --config.train.num_steps or --c"):
         validate(default())
     validate(make_config())
 
@@ -54,6 +54,14 @@ def test_a_misspelt_field_is_refused_by_the_lock():
         ({"model__depth": 21}, "depth = 21: must be 6n + 2"),
         ({"model__norm": "none", "model__zero_init_residual": True}, "zero_init_residual = True h"),
         ({"model__ternary_scale": "filter"}, "ternary_scale = 'filter' has no effect"),
+        (
+            {"model__name": "densenet121", "model__depth": 40},
+            "model.depth = 40 and model.block_layers = (6, 12, 24, 16): only one",
+        ),
+        (
+            {"model__preactivation": True, "model__shortcut": "B"},
+            "model.preactivation = True: needs model.shortcut = 'A', a norm other than",
+        ),
         ({"model__ternary": "bwn"}, "model.ternary = 'bwn': must be one of none, twn, ttq"),
         ({"model__norm": "group", "model__sync_batch_norm": True}, "sync_batch_norm = True has"),
         ({"model__name": "resnet21"}, "model.name 'resnet21'. Did you mean"),
@@ -82,9 +90,18 @@ def test_a_misspelt_field_is_refused_by_the_lock():
             "weight_decay_mask = 'kernels' has no effect",
         ),
         ({"schedule__name": "cosin"}, "schedule.name = 'cosin'"),
-        ({"schedule__name": "multistep"}, "needs schedule.milestones_steps"),
-        ({"schedule__name": "step"}, "needs schedule.step_every_steps or _epochs"),
-        ({"schedule__name": "warm_restarts"}, "needs schedule.cycle_steps or _epochs"),
+        (
+            {"schedule__name": "multistep"},
+            "'multistep': set --config.schedule.milestones_steps or --config.schedule.m",
+        ),
+        (
+            {"schedule__name": "step"},
+            "set --config.schedule.step_every_steps or --config.schedule.step_every_e",
+        ),
+        (
+            {"schedule__name": "warm_restarts"},
+            "set --config.schedule.cycle_steps or --config.schedule.cycle_epochs",
+        ),
         (
             {
                 "schedule__name": "step",
@@ -113,7 +130,8 @@ def test_a_misspelt_field_is_refused_by_the_lock():
                 "schedule__milestones_steps": (50,),
                 "schedule__milestones_epochs": (0.1,),
             },
-            "are both set",
+            "are both set; unset one of them with '--config.schedule.milestones_steps=()' or "
+            "'--config.schedule.milestones_epochs=()'",
         ),
         ({"schedule__warmup_steps": 100}, "schedule.warmup_steps or _epochs: step 100 must"),
         ({"schedule__warmup_learning_rate": 0.01}, "warmup_learning_rate = 0.01 has no effect"),
@@ -186,3 +204,4 @@ def test_what_needs_tensorflow_is_refused_without_it(fields, monkeypatch):
         InputError, match=r"(pipeline = 'tf'|histograms = True) needs TensorFlow: pip"
     ):
         validate(config)
+    validate(config, trains=False)

@@ -98,7 +98,7 @@ def test_the_pipeline_follows_from_the_section(name, pipeline, expected):
         ({"name": "digits"}, 10, {3: "3"}),
     ],
 )
-def test_class_names(fields, count, some):
+def test_classes_have_their_published_names(fields, count, some):
     names = datasets.class_names(section(**fields))
     assert len(names) == count == datasets.info(section(**fields)).num_classes
     assert {index: names[index] for index in some} == some

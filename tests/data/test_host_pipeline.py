@@ -41,6 +41,12 @@ def test_batches_keep_the_contract(split):
         assert batch["mask"].shape == (16,) and batch["mask"].dtype == bool and batch["mask"].all()
 
 
+def test_batches_write_no_temporary_files(split, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # a kill would leave them there
+    assert batches(split)
+    assert not list(tmp_path.iterdir())
+
+
 def test_every_epoch_is_another_permutation(split):
     order = labels(batches(split))[: 6 * SIZE].reshape(6, SIZE)
     for epoch in order:

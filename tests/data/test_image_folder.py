@@ -293,6 +293,12 @@ def test_batches_keep_the_contract(train):
         assert batch["mask"].shape == (8,) and batch["mask"].dtype == bool and batch["mask"].all()
 
 
+def test_batches_write_no_temporary_files(train, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # a kill would leave them there
+    assert batches(train)
+    assert not list(tmp_path.iterdir())
+
+
 def test_every_epoch_is_another_permutation(train):
     order = joined(batches(numbered(train), num_steps=12), "label")[:90].reshape(3, 30)
     for epoch in order:
@@ -457,7 +463,9 @@ def test_evaluation_sees_every_example_once(root, batch_size, processes):
 
 
 def test_a_bad_image_is_an_error_that_names_it(with_bad_images):
-    with pytest.raises(InputError, match=r"/val/n02/1.JPEG cannot be decoded.*on_bad_image=.skip"):
+    with pytest.raises(
+        InputError, match=r"/val/n02/1.JPEG cannot be decoded.*--config.dataset.on_bad_image=skip$"
+    ):
         list(eval_batches(with_bad_images["test"], image_size=SIZE, batch_size=4))
     with pytest.raises(InputError, match=r"/train/(n02/1|n03/7).JPEG cannot be decoded"):
         batches(with_bad_images["train"])

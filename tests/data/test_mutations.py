@@ -49,7 +49,7 @@ def mutated(data: bytes, seed: int) -> bytes:
     return bytes(swapped)
 
 
-def test_mutations_damage():
+def test_nearly_all_mutations_change_the_data():
     data = np.random.RandomState(0).bytes(5000)
     assert sum(mutated(data, seed) != data for seed in range(1000)) > 990
 
@@ -98,7 +98,7 @@ def original(sets, tmp_path, form):
 @pytest.mark.parametrize(
     "form, count", [("tar.gz", 150), ("tar", 200), ("python", 200), ("npm", 150)]
 )
-def test_archives(sets, tmp_path, read_bytes, form, count):
+def test_mutated_archives_are_refused_or_read_alike(sets, tmp_path, read_bytes, form, count):
     data, held = original(sets, tmp_path, form)
     assert read_bytes(data) == held
     refused = 0
@@ -115,7 +115,7 @@ def test_archives(sets, tmp_path, read_bytes, form, count):
     assert refused > count / 2
 
 
-def test_records(sets):
+def test_mutated_records_are_refused(sets):
     fmt, files = sets[0]
     for seed in range(100):
         data = mutated(files["test_batch.bin"], seed)
@@ -145,7 +145,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])
-def test_images(folder, form):
+def test_mutated_images_are_decoded_or_masked(folder, form):
     pixels = np.random.RandomState(0).randint(0, 256, (24, 24, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, form)

@@ -93,7 +93,9 @@ def test_values_and_gradients_are_those_of_lax(
 @pytest.mark.parametrize(
     "size, width_in, width, taps", [(6, 12, 20, 3), (6, 12, 20, 1), (9, 33, 40, 3)]
 )
-def test_other_paddings_and_batches(kind, batch, size, width_in, width, taps):
+def test_strides_paddings_and_batches_of_any_size_match_lax(
+    kind, batch, size, width_in, width, taps
+):
     x, kernel = normal(batch, size, size + 3, width_in), normal(taps, taps, width_in, width, seed=1)
     for settings in [
         ((1, 2), ((0, 2), (1, 0))),
@@ -181,5 +183,5 @@ def test_convolutions_in_a_loop_have_the_fast_layout(kind):
     assert layouts_in_loops(plain) > fast
 
 
-def test_it_is_used_on_a_cpu():
+def test_the_compiled_convolution_is_used_on_a_cpu():
     assert convolution.for_backend() is convolution.conv_general_dilated

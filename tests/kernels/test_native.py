@@ -90,7 +90,7 @@ def test_a_failed_build_is_reported_and_leaves_nothing_behind(output, reason, tm
     assert not [path for path in (tmp_path / "jaxcifar").rglob("*") if path.is_file()]
 
 
-def test_an_environment_variable_disables_them(tmp_path):
+def test_an_environment_variable_disables_the_convolutions(tmp_path):
     found, warnings = run(tmp_path, JAXCIFAR_CPU_SETTINGS="0")
     assert found[0] == "None"
     assert "warning" not in warnings

@@ -159,7 +159,7 @@ def test_vanishing_gradients_are_small_beside_the_largest():
     assert troubled_layers(statistics(conv=1e-12, block=1e-11, head=1e-10)) == []
 
 
-def test_exploding_gradients():
+def test_exploding_gradients_are_reported():
     found = statistics(conv=2e3, block=1e3, head=1.0)
     assert troubled_layers(found) == ["gradients explode (norm above 1000) in 1 of 3 layers: conv"]
     assert troubled_layers(found, exploding=1e4) == []
@@ -181,14 +181,14 @@ def test_many_layers_fit_on_a_line_in_the_order_of_their_numbers():
     assert line.endswith("in 6 of 7 layers: block1, block2, block3, ...")
 
 
-def test_gradients_that_are_zero():
+def test_zero_gradients_are_reported_unless_allowed():
     found = statistics(conv=0.0, head=1.0)
     assert "in 1 of 2 layers: conv" in troubled_layers(found)[0]
     assert troubled_layers(found, allow_zero=True) == []
 
 
 @pytest.mark.parametrize("share", [0.0, 1e-3])
-def test_a_scale_near_zero_excuses_gradients_as_small(share):
+def test_small_gradients_are_not_reported_beside_a_scale_near_zero(share):
     found = statistics(conv=share * 1e-5, scale=1.0, head=1.0)
     found["scale"]["weight_norm"] = np.float32(share)
     assert troubled_layers(found) == []
@@ -196,7 +196,7 @@ def test_a_scale_near_zero_excuses_gradients_as_small(share):
     assert len(troubled_layers(found)) == (share > 0)
 
 
-def test_a_dead_network_is_in_trouble():
+def test_every_layer_of_a_dead_network_is_reported():
     assert "in 2 of 2 layers" in troubled_layers(statistics(conv=0.0, head=0.0))[0]
 
 

@@ -115,7 +115,7 @@ def test_the_loss_scale_halves_at_once_and_doubles_after_2000_finite_steps():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_one_number_that_is_not_finite_is_enough(bad, backend, monkeypatch):
+def test_a_single_non_finite_number_is_found(bad, backend, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     tree = {"a": jnp.zeros(3), "b": jnp.array([1.0, 2.0])}
     assert all_finite(tree)

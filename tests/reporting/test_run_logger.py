@@ -37,7 +37,7 @@ def test_csv_has_a_row_for_each_interval_and_evaluation(tmp_path):
     assert test["time"].endswith("+00:00")
 
 
-def test_csv_goes_on_where_the_checkpoint_was(tmp_path):
+def test_csv_rows_after_the_checkpoint_are_replaced_on_resume(tmp_path):
     with open_logger(tmp_path) as logger:
         for step in (10, 20, 30):
             logger.log_train(step, TRAIN, None)
@@ -53,6 +53,18 @@ def test_csv_goes_on_where_the_checkpoint_was(tmp_path):
     ]
 
 
+def test_a_line_that_nobody_reads_is_no_error(tmp_path, monkeypatch):
+    def write(text):
+        raise BrokenPipeError
+
+    with open_logger(tmp_path) as logger:
+        monkeypatch.setattr(sys.stdout, "write", write)
+        logger.log_evaluation(10, "test", TEST)
+        logger.print("text")
+    monkeypatch.undo()
+    assert len(rows(tmp_path)) == 1
+
+
 def test_a_new_start_drops_the_rows_of_a_run_without_checkpoint(tmp_path):
     with open_logger(tmp_path) as logger:
         logger.log_train(10, TRAIN, None)
@@ -61,7 +73,7 @@ def test_a_new_start_drops_the_rows_of_a_run_without_checkpoint(tmp_path):
     assert rows(tmp_path) == []
 
 
-def test_lines_where_there_is_no_terminal(tmp_path, capsys):
+def test_without_a_terminal_plain_lines_are_printed(tmp_path, capsys):
     with open_logger(tmp_path) as logger:
         logger.print("2 x cpu, [bold]as it is[/bold]")
         logger.show_step(9)
@@ -75,7 +87,7 @@ def test_lines_where_there_is_no_terminal(tmp_path, capsys):
     ]
 
 
-def test_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch):
+def test_a_terminal_shows_a_progress_bar(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("FORCE_COLOR", "1")
     with open_logger(tmp_path) as logger:
@@ -165,6 +177,6 @@ def test_throughput_counts_only_what_is_timed(monkeypatch):
     assert clock.rate() is None
 
 
-def test_descriptions():
+def test_metrics_and_durations_are_formatted_for_reading():
     assert describe({"loss": 0.1, "accuracy": 0.91254}) == "loss 0.1000  accuracy 91.25%"
     assert [duration(s) for s in (0, 59.6, 3599, 3600)] == ["00:00", "01:00", "59:59", "1:00:00"]

@@ -94,7 +94,7 @@ def test_the_best_stays_until_a_better_one_is_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["a[b]", "b\\c"])
-def test_what_orbax_could_not_read_again_counts_as_not_written(tmp_path, name):
+def test_a_save_that_orbax_could_not_read_back_counts_as_failed(tmp_path, name):
     with Checkpoints(tmp_path / name) as checkpoints:
         checkpoints.save(1, state(1), Progress())
         checkpoints.wait()

@@ -38,7 +38,7 @@ def test_a_new_workdir_fits_any_config(config, tmp_path):
     check_config(tmp_path / "new", config)
 
 
-def test_the_same_config_may_go_on(config, tmp_path):
+def test_a_run_resumes_with_the_same_config(config, tmp_path):
     record_start(tmp_path, config, 0, DATA)
     check_config(tmp_path, config)
 
@@ -205,7 +205,7 @@ def test_fingerprints_see_pixels_labels_order_and_shape():
     assert copy.fingerprint() == prints[0]
 
 
-def test_the_end_is_recorded_until_the_run_goes_on(config, tmp_path):
+def test_the_end_is_recorded_until_the_next_start(config, tmp_path):
     record_start(tmp_path, config, 0, DATA)
     record_end(tmp_path, 3, {"a": np.ones(2)}, {"test": {"loss": np.float32(0.1)}})
     end = read(tmp_path)["end"]

@@ -141,7 +141,7 @@ def test_a_skipped_update_is_left_out_as_a_whole(place, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, state.replace(step=1), after.replace(step=1))
 
 
-def test_a_loss_scale_that_can_shrink_is_no_error_and_one_that_cannot_is():
+def test_an_overflow_is_an_error_only_at_the_smallest_loss_scale():
     state, after, sums = one_step("gradient", optimizer("sgd"), scale=4.0)
     assert sums["nonfinite"] == 0 and after.loss_scale.scale == 2
     jax.tree.map(np.testing.assert_array_equal, state.params, after.params)
@@ -218,7 +218,7 @@ def assert_all_finite(checkpoints):
 
 
 @pytest.mark.parametrize("steps_per_call", [1, 4])
-def test_a_run_stops_and_saves_nothing_of_it(steps_per_call, spoil, tmp_path):
+def test_a_run_stops_at_a_non_finite_step_and_does_not_save_it(steps_per_call, spoil, tmp_path):
     spoil(7)
     config = small_run(train__steps_per_call=steps_per_call, train__ema_decay=0.9)
     with pytest.raises(NonFinite) as caught:
@@ -348,7 +348,7 @@ def no_space():
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_rollback_goes_to_a_checkpoint_that_is_there(tmp_path, spoil_saves):
+def test_a_rollback_returns_to_a_checkpoint_on_the_disk(tmp_path, spoil_saves):
     spoil_saves(5, no_space)
     train(diverging(checkpoint__on_error="continue"), tmp_path)
     (rollback,) = json.loads((tmp_path / "manifest.json").read_text())["rollbacks"]
@@ -357,7 +357,7 @@ def test_a_rollback_goes_to_a_checkpoint_that_is_there(tmp_path, spoil_saves):
     assert rates == ["5e-33", "0.1", "0.1"]  # lowered from the first step
 
 
-def test_a_rollback_does_not_meet_a_save_that_goes_on(tmp_path, spoil_saves):
+def test_a_run_stops_instead_of_rolling_back_while_a_save_is_in_progress(tmp_path, spoil_saves):
     go_on = threading.Event()
     spoil_saves(5, go_on.wait)
     config = diverging(checkpoint__on_error="continue", checkpoint__timeout_seconds=0.2)
@@ -370,7 +370,7 @@ def test_a_rollback_does_not_meet_a_save_that_goes_on(tmp_path, spoil_saves):
 
 
 @pytest.mark.parametrize("bad_step, code", [(13, 0), (14, 1)])
-def test_only_a_last_save_that_fails_stops_a_run_that_passes_failures_over(
+def test_with_on_error_continue_only_a_failed_last_save_stops_the_run(
     tmp_path, spoil_saves, capsys, bad_step, code
 ):
     def fail():
@@ -409,7 +409,7 @@ def test_rollbacks_are_bounded_and_add_up(tmp_path):
             nonfinite.roll_back(config.train, tmp_path, factors, error, saved)
 
 
-def test_what_is_saved_is_looked_at_again(tmp_path, monkeypatch):
+def test_a_state_that_is_not_finite_is_never_saved(tmp_path, monkeypatch):
     fetch = devices.fetch
 
     def corrupted(tree):

@@ -82,7 +82,11 @@ COMMANDS = {
     "main: flag without value": (MAIN, ["--config"], ["--config"]),
     "main: empty config": (MAIN, ["--config="], ["--config"]),
     "main: empty workdir": (MAIN, [QUICKSTART, "--workdir="], ["--workdir"]),
-    "main: bool is no bool": (MAIN, [QUICKSTART, "--debug=maybe"], ["--debug=maybe", "boolean"]),
+    "main: bool is no bool": (
+        MAIN,
+        [QUICKSTART, "--debug=maybe"],
+        ["--debug=maybe", "must be True or False"],
+    ),
     "main: no such recipe": (MAIN, ["--config=nowhere/r.py"], ["nowhere/r.py"]),
     "main: recipe is a directory": (MAIN, [f"--config={REPOSITORY}/configs"], ["configs"]),
     "main: recipe of another kind": (MAIN, [f"--config={REPOSITORY}/README.md"], ["README.md"]),
@@ -139,7 +143,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_command_lines(refused, name):
+def test_a_bad_command_line_is_explained(refused, name):
     target, arguments, messages = COMMANDS[name]
     refused(target, arguments, *messages)
 
@@ -234,7 +238,7 @@ FIELDS = {
     "schedule.milestones_epochs=(12,inf)": ["schedule.milestones_epochs", "increasing"],
     "schedule.milestones_epochs=(12,": ["schedule.milestones_epochs"],
     "schedule.milestones_epochs=(12,99)": [
-        *("schedule.milestones", "end of the schedule", "--config RECIPE.py:0.1"),
+        *("schedule.milestones", "end of the schedule", "--config=configs/resnet56.py:0.1"),
     ],
     "schedule.every_steps=9": ["'schedule.every_steps'", "renamed to 'schedule.step_every_steps'"],
     "schedule.cycle_epochs=3": ["schedule.cycle_epochs", "warm_restarts"],
@@ -247,7 +251,7 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_fields_on_the_command_line(refused, field):
+def test_a_bad_field_on_the_command_line_is_named(refused, field):
     refused(MAIN, [QUICKSTART, "--workdir=run", f"--config.{field}"], *FIELDS[field])
 
 
@@ -319,7 +323,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipes(refused, tmp_path, name):
+def test_a_bad_recipe_is_explained(refused, tmp_path, name):
     text, messages = RECIPES[name]
     path = tmp_path / "recipe.py"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -396,7 +400,7 @@ WORKDIRS = {
 
 
 @pytest.mark.parametrize("name", WORKDIRS)
-def test_workdirs(refused, tmp_path, name):
+def test_an_unusable_workdir_is_explained(refused, tmp_path, name):
     prepare, arguments, messages = WORKDIRS[name]
     prepare(tmp_path / "run")
     refused(MAIN, [*SMALL, *arguments], *messages)
@@ -417,13 +421,15 @@ def test_workdirs(refused, tmp_path, name):
         (EXPORT, ["--to=torch", "--file=run"], ["run"]),
     ],
 )
-def test_runs_of_another_kind(refused, run_of_digits, tmp_path, target, arguments, messages):
+def test_commands_refuse_a_run_of_another_config(
+    refused, run_of_digits, tmp_path, target, arguments, messages
+):
     shutil.copytree(run_of_digits / "run", tmp_path / "run")
     refused(target, [*SMALL, *arguments], *messages)
 
 
 @pytest.mark.parametrize("value", ["empty", "text", "flipped header", "nan", "other"])
-def test_weights(refused, tmp_path, value):
+def test_damaged_weights_are_refused(refused, tmp_path, value):
     path = tmp_path / "w.safetensors"
     save_file({"conv1.weight": np.zeros((2, 2), np.float32)}, path)
     data = path.read_bytes()
@@ -573,13 +579,13 @@ ARCHIVES = {
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
-def test_archives(refused, tmp_path, name):
+def test_a_damaged_archive_is_refused(refused, tmp_path, name):
     make, messages = ARCHIVES[name]
     (tmp_path / "a.tgz").write_bytes(make())
     refused(PREPARE, ["a.tgz", "--data_dir=tfds"], *messages)
 
 
-def test_a_directory_without_data(refused, tmp_path):
+def test_a_directory_without_data_is_refused(refused, tmp_path):
     (tmp_path / "empty").mkdir()
     refused(PREPARE, ["empty"], "empty", "no complete data set")
 
@@ -642,7 +648,7 @@ FOLDER = [
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_folders_of_images(refused, images, tmp_path, name):
+def test_a_damaged_folder_of_images_is_refused(refused, images, tmp_path, name):
     damage, messages = FOLDERS[name]
     shutil.copytree(images, tmp_path / "images")
     damage(tmp_path / "images")
@@ -653,7 +659,7 @@ def test_folders_of_images(refused, images, tmp_path, name):
     "field, message",
     [("dataset.image_size=-1", "from 0 to 4096"), ("dataset.on_bad_image=skp", "error, skip")],
 )
-def test_fields_of_a_folder(refused, images, tmp_path, field, message):
+def test_a_bad_field_of_a_folder_is_named(refused, images, tmp_path, field, message):
     shutil.copytree(images, tmp_path / "images")
     refused(MAIN, [*FOLDER, f"--config.{field}"], field.split("=")[0], message)
 
@@ -722,7 +728,7 @@ PREPARED = {
 
 
 @pytest.mark.parametrize("name", PREPARED)
-def test_prepared_data(refused, prepared, tmp_path, name):
+def test_damaged_prepared_data_is_refused(refused, prepared, tmp_path, name):
     damage, messages = PREPARED[name]
     shutil.copytree(prepared, tmp_path / "tfds")
     damage(next((tmp_path / "tfds" / "cifar10").iterdir()))

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from jaxcifar.config import default
+from jaxcifar.resilience.signals import describe
 from tests.helpers import INTERVAL, RUN, STEPS, read_metrics, restore, saved_steps
 
 
@@ -149,7 +150,7 @@ def test_a_run_through_many_faults_ends_as_an_unbroken_one(run, unbroken, tmp_pa
         ("row", "row:4", "evaluate", "evaluate:4", "deleted"),
     ],
 )
-def test_kills_at_named_points(run, unbroken, points):
+def test_a_run_killed_at_named_points_ends_with_the_same_bits(run, unbroken, points):
     for point in points:
         run.kill_at(point)
     run.finish(unbroken)
@@ -180,7 +181,9 @@ def test_kills_while_a_damaged_checkpoint_is_set_aside_and_in_the_last_save(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed, kills", [(0, 20), (1, 10), (2, 10), (3, 10)])
-def test_kills_in_a_row_at_random_moments(run, unbroken, tmp_path, seed, kills):
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
+    run, unbroken, tmp_path, seed, kills
+):
     draw = random.Random(seed)
     print("seed", seed)
     killed = 0
@@ -206,13 +209,15 @@ def test_kills_in_a_row_at_random_moments(run, unbroken, tmp_path, seed, kills):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
-def test_signals_in_each_phase(run, unbroken, tmp_path, number):
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=["term", "int", "hup"]
+)
+def test_a_signal_in_any_phase_saves_and_stops_the_run(run, unbroken, tmp_path, number):
     def stops(process):
         process.send_signal(number)
         code, _, err = end(process)
         assert code == 128 + number, err
-        assert f"by {number.name} at step {saved(tmp_path)} " in err.splitlines()[-1]
+        assert f"by {describe(number)} at step {saved(tmp_path)} " in err.splitlines()[-1]
 
     def wait_until(found):
         while not found():
@@ -245,7 +250,7 @@ def test_signals_in_each_phase(run, unbroken, tmp_path, number):
 
 
 @pytest.mark.slow
-def test_a_second_interrupt_ends_at_once(run, unbroken, tmp_path):
+def test_a_second_ctrl_c_ends_the_run_immediately(run, unbroken, tmp_path):
     process = run.start("--config.model.name=resnet20", JAX_ENABLE_COMPILATION_CACHE="false")
     wait_for(process, "images; resnet20")  # then it compiles, which takes a while
     time.sleep(3)

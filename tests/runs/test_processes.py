@@ -129,7 +129,7 @@ def check_last_words(err, gone, what):
     assert all(0 < int(step) < STEPS for step in found.groups())
 
 
-def test_where_the_first_process_is_killed_the_other_says_so(pair):
+def test_if_the_first_process_is_killed_the_other_reports_it(pair):
     zero, one = pair.start(zero={"JAXCIFAR_KILL_AT": "row:6"})
     code, _, err = end_within(one, 300)
     assert zero.wait() == -signal.SIGKILL
@@ -139,7 +139,7 @@ def test_where_the_first_process_is_killed_the_other_says_so(pair):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("gone", [0, 1])
-def test_where_a_process_is_killed_the_other_ends_and_the_run_goes_on(pair, undisturbed, gone):
+def test_if_a_process_is_killed_the_other_exits_and_the_run_resumes(pair, undisturbed, gone):
     processes = pair.start()
     wait_for(processes[0], "step 25/")
     processes[gone].kill()
@@ -152,7 +152,7 @@ def test_where_a_process_is_killed_the_other_ends_and_the_run_goes_on(pair, undi
 
 @pytest.mark.slow
 @pytest.mark.parametrize("gone", [0, 1])
-def test_where_a_process_is_stopped_the_other_ends_and_the_run_goes_on(pair, undisturbed, gone):
+def test_if_a_process_is_suspended_the_other_exits_and_the_run_resumes(pair, undisturbed, gone):
     processes = pair.start("--config.train.peer_timeout_seconds=10")
     wait_for(processes[0], "step 25/")
     code, _, err = end_within(processes[1 - gone], 60, stopped=processes[gone])
@@ -263,7 +263,7 @@ processes.start(distributed=True)
 
 
 @pytest.mark.slow
-def test_a_process_that_never_comes_is_named():
+def test_a_process_that_never_joins_is_named():
     def start(process, port, *, processes=2, seconds=10):
         return subprocess.Popen(
             [sys.executable, "-c", START, str(seconds)],

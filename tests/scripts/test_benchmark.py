@@ -90,7 +90,7 @@ def test_a_peer_that_cannot_start_says_why(benchmark, tmp_path):
             child.ask("prepare")
 
 
-def test_a_run_goes_on_only_where_one_like_it_was_cut_off(benchmark, tmp_path):
+def test_a_benchmark_resumes_only_an_interrupted_one_of_the_same_kind(benchmark, tmp_path):
     args = benchmark.parse(["--models", "resnet8@8", "--out", str(tmp_path)])
     report = {
         **{"commit": "abc", "versions": {"jax": "0.10"}, "environment": {}, "data": "random"},
@@ -153,7 +153,7 @@ RESULT = {
 }
 
 
-def test_ratios_are_those_of_the_rounds(report):
+def test_a_ratio_is_the_median_of_the_rounds_ratios(report):
     """The median of ratios, here 1.25, is not the ratio of medians, 120 / 100."""
     summary = report.summary(RESULT, "cpu")
     compared = summary["comparisons"]
@@ -206,7 +206,7 @@ def test_the_command_line_and_what_the_backend_fills_in(benchmark):
     assert args.models[1] == ("resnet18", 32) and args.precisions == ["float32"]
 
 
-def test_pytorchs_side(benchmark, tmp_path):
+def test_the_pytorch_benchmark_reports_its_rates(benchmark, tmp_path):
     """Needs PyTorch here, or in the interpreter that JAXCIFAR_TEST_TORCH names."""
     python = os.environ.get("JAXCIFAR_TEST_TORCH")
     if python is None and importlib.util.find_spec("torch") is None:
