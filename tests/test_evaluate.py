@@ -16,7 +16,7 @@ from rich.console import Console
 from jaxcifar import devices, metrics
 from jaxcifar.config import default, durations
 from jaxcifar.data import datasets
-from jaxcifar.evaluate import Evaluator, _class_table, _report, evaluate_run
+from jaxcifar.evaluate import Evaluator, _class_table, _print_report, evaluate_run
 from jaxcifar.program import create_program
 from jaxcifar.resilience.checkpoint import Restored
 from jaxcifar.resilience.progress import Progress
@@ -130,12 +130,12 @@ def test_a_run_is_evaluated_in_full(trained, tmp_path, monkeypatch, capsys):
     assert mistakes == f"most confused: {', '.join(pairs)}"
 
 
-def test_a_report_has_the_names_of_classes_whatever_is_in_them(tmp_path, capsys):
+def test_a_report_has_the_names_of_classes_whatever_is_in_them(capsys):
     names = ["cat", "[red]dog[/]", "tab\there", "nicht\udcff", "Gänse"]
     labels = jnp.array([0, 0, 0, 1, 2, 3])
     logits = jax.nn.one_hot(jnp.array([0, 1, 1, 1, 4, 3]), 5)
     sums = metrics.evaluation_sums(logits, labels, jnp.ones(6, bool))
-    _report(tmp_path, 3, {"test": metrics.add({}, sums)}, names)
+    _print_report(3, {"test": metrics.add({}, sums)}, names)
     _, _, *table, mistakes = capsys.readouterr().out.splitlines()
     shown = ["cat", "[red]dog[/]", "tab\\there", "nicht\\udcff", "Gänse"]
     accuracies = ["33.3%", "100.0%", "0.0%", "100.0%", "-"]
@@ -145,19 +145,19 @@ def test_a_report_has_the_names_of_classes_whatever_is_in_them(tmp_path, capsys)
     assert mistakes == ("most confused: cat as [red]dog[/] (2 of 3), tab\\there as Gänse (1 of 1)")
 
 
-def test_a_name_is_escaped_where_the_terminal_lacks_its_letters(tmp_path, monkeypatch):
+def test_a_name_is_escaped_where_the_terminal_lacks_its_letters(monkeypatch):
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", out)
     sums = metrics.evaluation_sums(jnp.eye(2), jnp.array([1, 1]), jnp.ones(2, bool))
-    _report(tmp_path, 3, {"test": metrics.add({}, sums)}, ["Gänse", "狗"])
+    _print_report(3, {"test": metrics.add({}, sums)}, ["Gänse", "狗"])
     out.flush()
     text = out.buffer.getvalue().decode("ascii")
     assert "G\\xe4nse  -" in text and "\\u72d7 as G\\xe4nse (1 of 2)" in text
 
 
-def test_no_mistakes_give_no_line(tmp_path, capsys):
+def test_no_mistakes_give_no_line(capsys):
     sums = metrics.evaluation_sums(jnp.eye(2), jnp.arange(2), jnp.ones(2, bool))
-    _report(tmp_path, 3, {"test": metrics.add({}, sums)}, ["a", "b"])
+    _print_report(3, {"test": metrics.add({}, sums)}, ["a", "b"])
     assert "confused" not in capsys.readouterr().out
 
 
