@@ -17,6 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from jaxcifar.errors import InputError
+from jaxcifar.regular_files import check_regular
 
 _EXTENSIONS = (".jpeg", ".jpg", ".png")
 _LAYOUT = "ROOT/train/CLASS/*.JPEG and ROOT/val/CLASS/*.JPEG"
@@ -91,12 +92,21 @@ def _scan_split(root: str, part: str) -> FolderSplit:
     names, labels = [], []
     for label, class_name in enumerate(classes):
         folder = os.path.join(root, part, class_name)
-        files = _list(folder, lambda entry: entry.name.lower().endswith(_EXTENSIONS))
+        files = _list(folder, _is_image)
         if not files:
             raise InputError(f"{folder} has no images ({', '.join(_EXTENSIONS)})")
         names += [os.path.join(part, class_name, file) for file in files]
         labels += [label] * len(files)
     return FolderSplit(root, tuple(names), np.array(labels, np.int32), tuple(classes))
+
+
+def _is_image(entry: os.DirEntry) -> bool:
+    """Whether an entry is named like an image; a pipe of such a name raises an InputError."""
+    if not entry.name.lower().endswith(_EXTENSIONS):
+        return False
+    if entry.is_symlink() or not entry.is_file():
+        check_regular(entry.path)
+    return True
 
 
 def _list(folder: str, wanted: Callable[[os.DirEntry], bool]) -> list[str]:

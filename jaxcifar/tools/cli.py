@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from jaxcifar import environment
 from jaxcifar.config.structure import check_field
 from jaxcifar.errors import InputError, StoppedError, describe
+from jaxcifar.regular_files import check_regular
 
 _HINT = "(run with --help for usage, --debug for a traceback)"
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the full traceback of an error.")
@@ -87,6 +88,8 @@ def _parse(argv: list[str], doc: str) -> list[str]:
     try:
         for field in re.findall(r"^--?config\.([\w.]+)", "\n".join(argv), re.MULTILINE):
             check_field(field)
+        for recipe in _recipes(argv):
+            check_regular(recipe.partition(":")[0])
         if rest := flags.FLAGS(argv)[1:]:
             raise InputError(f"unexpected argument {rest[0]!r}")
         if flags.FLAGS["verbosity"].using_default_value:
@@ -116,6 +119,11 @@ def _brief(error: BaseException, argv: list[str]) -> str:
     if "\nTraceback" in text:  # quoted by ml_collections
         flag, reason = text.split(": ", 1)[0], text.splitlines()[-1]
         return f"{flag}: {reason.removeprefix('jaxcifar.errors.InputError: ')}"
-    recipe = re.search(r"^--?config[=\n](.*)", "\n".join(argv), re.MULTILINE)
-    names_it = isinstance(error, flags.Error | InputError) or (recipe and recipe[1] in text.split())
-    return f"--config={recipe[1]}: {text}" if recipe and not names_it else text
+    recipe = next(iter(_recipes(argv)), "")
+    names_it = isinstance(error, flags.Error | InputError) or recipe in text.split()
+    return f"--config={recipe}: {text}" if recipe and not names_it else text
+
+
+def _recipes(argv: list[str]) -> list[str]:
+    """The values of --config."""
+    return re.findall(r"^--?config[=\n](.*)", "\n".join(argv), re.MULTILINE)
