@@ -6,7 +6,7 @@ import jax
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from jaxcifar import devices, environment
+from jaxcifar import devices, environment, resume
 from jaxcifar.attempt import Attempt, Run
 from jaxcifar.config import durations
 from jaxcifar.config.validation import validate
@@ -50,6 +50,7 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
     """
     validate(config)
     check_config(workdir, config, accept=accept_config_change)
+    resume.check_workdir(workdir, config)
     if config.train.deterministic:
         environment.make_deterministic()
     with (
@@ -104,10 +105,9 @@ def _attempt(run: Run, program: Program) -> tuple[Results, int, TrainState]:
         timeout=config.checkpoint.timeout_seconds,
     ) as checkpoints:
         start = checkpoints.restore_latest(program.create_state)
-        if is_first_process:
-            overview = parameter_overview.get_parameter_overview(start.state.params)
-            (workdir / "parameters.txt").write_text(overview + "\n")
-            record_start(workdir, config, start.step, run.fingerprints)
+        resume.check_length(run, start.step)
+        carried = checkpoints.carried(start.step)
+        notes = list(resume.notes(run, program, start.step, carried)) if carried else []
         with RunLogger(
             workdir,
             first_step=start.step,
@@ -118,8 +118,13 @@ def _attempt(run: Run, program: Program) -> tuple[Results, int, TrainState]:
             layers=plan.layer_stats_every > 0,
             allow_zero=config.model.stochastic_depth > 0,
             histograms=config.log.histograms,
+            expected_rows=carried.get("rows"),
         ) as log:
-            _print_start(run, start, log)
+            if is_first_process:
+                overview = parameter_overview.get_parameter_overview(start.state.params)
+                (workdir / "parameters.txt").write_text(overview + "\n")
+                record_start(workdir, config, start.step, run.fingerprints)
+            _print_start(run, start, notes, log)
             attempt = Attempt(run, program, start, checkpoints, log)
             try:
                 results = _loop(attempt)
@@ -181,7 +186,7 @@ def _stop_if_saving(checkpoints: Checkpoints, error: NonFinite) -> None:
         ) from error
 
 
-def _print_start(run: Run, start: Restored, log: RunLogger) -> None:
+def _print_start(run: Run, start: Restored, notes: list[str], log: RunLogger) -> None:
     """Prints the devices, data, model, length and CPU settings, and where the run resumes."""
     config, plan = run.config, run.plan
     hardware = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
@@ -199,3 +204,5 @@ def _print_start(run: Run, start: Restored, log: RunLogger) -> None:
         log.print(f"CPU settings: {' '.join(settings)} (JAXCIFAR_CPU_SETTINGS=0: off)")
     if start.step:
         log.print(f"resuming from step {start.step:,} in {run.workdir}")
+    for note in notes:
+        log.print(note)

@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from jaxcifar.errors import InputError, StoppedError
+from jaxcifar.regular_files import check_regular
 from jaxcifar.tools import cli
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -103,11 +104,14 @@ def read_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
     from jaxcifar.program import create_program
     from jaxcifar.resilience.checkpoint import Checkpoints
     from jaxcifar.resilience.lock import WriterLock
-    from jaxcifar.resilience.manifest import check_config, record_start, update
+    from jaxcifar.resilience.manifest import check_config, plain, record_start, update
     from jaxcifar.resilience.progress import Progress
+    from jaxcifar.resume import check_workdir
 
     validate(config)
     check_config(workdir, config)
+    check_workdir(workdir, config)
+    check_regular(file)
     directory = workdir / "checkpoints"
     if directory.exists() and any(directory.iterdir()):
         raise InputError(f"{directory} already contains checkpoints; choose another --workdir")
@@ -126,13 +130,15 @@ def read_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
         lock.acquire()
         checkpoints = Checkpoints(directory)
         state = dataclasses.replace(state, **values, ema=values if state.ema else {})
-        checkpoints.save(0, jax.device_get(state), Progress())
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        weights = {"file": str(file), "sha256": sha256}
+        carried = {"run_manifest": {"config": plain(config), "weights": weights}}
+        checkpoints.save(0, jax.device_get(state), Progress(), carried)
         checkpoints.wait()
         if failure := checkpoints.failure():
             raise StoppedError(f"error: {failure}")
         record_start(workdir, config, step=0)
-        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-        update(workdir, weights={"file": str(file), "sha256": sha256})
+        update(workdir, weights=weights)
     print(f"{workdir}: a run of {config.model.name} at step 0, with the weights of {file}")
 
 

@@ -377,10 +377,20 @@ WORKDIRS = {
         [],
         ["manifest.json"],
     ),
+    "manifest is nested too deeply": (
+        lambda run: (run.mkdir(), (run / "manifest.json").write_text("[" * 100_000)),
+        [],
+        ["manifest.json", "not a valid manifest"],
+    ),
     "lock is a directory": (
         lambda run: (run / "lock").mkdir(parents=True),
         [],
         ["run/lock: cannot be written to: Is a directory"],
+    ),
+    "rows without a checkpoint": (
+        lambda run: (run.mkdir(), (run / "metrics.csv").write_text("step,epoch,split\n9,1,test\n")),
+        [],
+        ["run/checkpoints: no checkpoint, but metrics.csv has rows up to step 9"],
     ),
     "no checkpoints to evaluate": (
         lambda run: (run / "checkpoints").mkdir(parents=True),
@@ -709,9 +719,12 @@ def test_prepared_data(refused, prepared, tmp_path, name):
 CIFAR = ["--config.dataset.name=cifar10", "--config.dataset.data_dir=data"]
 PIPES = {
     "recipe.py": (MAIN, ["--config=recipe.py", "--workdir=run"]),
+    "run/manifest.json": (MAIN, SMALL),
+    "run/metrics.csv": (MAIN, SMALL),
     "data/jaxcifar/cifar10.npz": (MAIN, [*SMALL, *CIFAR]),
     "data/cifar-10-python.tar.gz": (MAIN, [*SMALL, *CIFAR]),
     "a.tgz": (PREPARE, ["a.tgz", "--data_dir=tfds"]),
+    "w.safetensors": (EXPORT, [*SMALL, "--from=torch", "--file=w.safetensors"]),
     "images/train/cat/x.jpg": (SHOW, FOLDER),
 }
 
