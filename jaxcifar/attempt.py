@@ -231,7 +231,7 @@ class Attempt:
         self._report_failed_saves(stop=is_missing or self.config.checkpoint.on_error == "stop")
 
     def _record_first_save(self) -> None:
-        """Records the first checkpoint in the manifest: from then on the run never starts anew."""
+        """Records in the manifest that the run has a checkpoint; see `resume.check_workdir`."""
         if not self._has_saved and (step := self.checkpoints.saved_step()):
             self._has_saved = True
             with suppress(OSError):  # a save that fails is reported as such

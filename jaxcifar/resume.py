@@ -89,10 +89,10 @@ def check_length(run: Run, step: int) -> None:
     name = "num_steps" if train.num_steps else "num_epochs"
     raise InputError(
         f"{run.workdir} has already passed the length asked for: it is at step {step:,}, and "
-        f"train.{name} = {train[name]:g} ends at step {plan.num_steps:,}\n"
-        "Nothing was trained or changed. To train on, ask for more than "
-        f"{step / plan.steps_per_epoch:.4g} epochs; to evaluate the run as it is,\n"
-        "use --mode eval with its own config; for a shorter run, choose another --workdir."
+        f"train.{name} = {train[name]} ends at step {plan.num_steps:,}\n"
+        f"Nothing was trained or changed. To train on, ask for more than {step:,} steps "
+        f"({step / plan.steps_per_epoch:.2f} epochs); to\nevaluate the run as it is, use --mode "
+        "eval with its own config; for a shorter run, choose another --workdir."
     )
 
 

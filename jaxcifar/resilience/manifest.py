@@ -29,6 +29,7 @@ from jaxcifar.resilience.store import CheckpointStore
 from jaxcifar.resilience.trees import shorten, tree_sha256
 
 _FILE = "manifest.json"
+_KINDS = {"config": dict, "data": dict, "end": dict, "starts": list, "rollbacks": list}
 
 _PACKAGES = (
     "jaxcifar jax jaxlib flax optax orbax-checkpoint numpy tensorflow-cpu tensorflow "
@@ -231,7 +232,7 @@ def saved_config(run: dict[str, Any]) -> ConfigDict:
       run: contents of the run's manifest.
 
     Raises:
-      InputError: if it has a field that there is no more.
+      InputError: if it has a field that no longer exists.
     """
 
     def tuples(value: Any) -> Any:
@@ -262,7 +263,11 @@ def _read_file(workdir: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return _with_new_names(json.loads(path.read_text()))
+        run = _with_new_names(json.loads(path.read_text()))
+        for name, kind in _KINDS.items():
+            if not isinstance(run.get(name, kind()), kind):
+                raise TypeError(f"{name} must be a {kind.__name__}")
+        return run
     except (ValueError, TypeError, RecursionError) as error:  # the last: nested too deeply
         hint = ""
         if "config" in _carried(workdir):

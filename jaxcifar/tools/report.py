@@ -85,8 +85,10 @@ def find(root: Path) -> list[Summary]:
 
     found = []
     for path in sorted(file.parent for file in root.rglob("manifest.json")):
+        if not (path / "metrics.csv").exists():  # as in a checkpoint, which may be damaged
+            continue
         run = manifest.read(path)
-        if (path / "metrics.csv").exists() and "config" in run and "reproduces" not in run:
+        if "config" in run and "reproduces" not in run:
             name = root.name if path == root else str(path.relative_to(root))
             found.append(summarize(path, name, run))
     if not found:

@@ -293,7 +293,10 @@ def test_a_damaged_checkpoint_is_not_asked_for_the_config(config, without_file):
     assert read(without_file) == {}
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "", "\0" * 100])
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "", "\0" * 100, '{"starts": 5}', '{"end": []}', '{"config": {"train": 3}}'],
+)
 def test_a_manifest_that_cannot_be_read_names_the_way_out(config, without_file, text):
     (without_file / "manifest.json").write_text(text)
     with pytest.raises(InputError, match="not a valid manifest: .*; remove it to have it written"):
