@@ -1,5 +1,6 @@
 """What a run checks before it resumes, and what it says of that at its start."""
 
+import csv
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,7 +74,10 @@ def _last_row(path: Path) -> int:
     """The highest step in a table; 0 if there is none."""
     if not path.is_file():
         return 0
-    steps = [row.get("step") or "" for row in read_rows(path)]
+    try:
+        steps = [row.get("step") or "" for row in read_rows(path)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a table written by jaxcifar; move or repair it") from error
     return max((int(step) for step in steps if step.isdecimal()), default=0)
 
 

@@ -163,6 +163,13 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_may_start_again(tmp_p
     check_workdir(tmp_path, config)
 
 
+@pytest.mark.parametrize("data", [b"\xff\xfe\0\1\n", b"step\n" + b"1" * 200_000 + b"\n"])
+def test_a_table_that_cannot_be_read_is_named(tmp_path, data):
+    (tmp_path / "metrics.csv").write_bytes(data)
+    with pytest.raises(InputError, match="metrics.csv: not a table written by jaxcifar"):
+        check_workdir(tmp_path, run_config())
+
+
 @pytest.mark.parametrize("name", ["metrics.csv", "layers.csv", "parameters.txt", "lock"])
 def test_a_pipe_in_the_place_of_a_file_is_refused(tmp_path, name):
     os.mkfifo(tmp_path / name)
