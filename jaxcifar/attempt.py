@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from jaxcifar.feed import Call, by_step, train_calls
 from jaxcifar.program import Program
 from jaxcifar.reporting.run_logger import RunLogger
 from jaxcifar.reporting.throughput import Throughput
-from jaxcifar.resilience import nonfinite, processes, signals
+from jaxcifar.resilience import manifest, nonfinite, processes, signals
 from jaxcifar.resilience.checkpoint import Checkpoints, Restored
 from jaxcifar.resilience.failpoints import kill_at
 from jaxcifar.resilience.peers import Peers
@@ -80,6 +81,8 @@ class Attempt:
         self.step = self.first_step = self.peers.step = start.step
         self.results: Results = {}
         self._in_flight: list[tuple[int, metrics.Sums]] = []
+        self._workdir, self._run_manifest = run.workdir, manifest.to_carry(run.workdir)
+        self._has_saved = manifest.saved_step(self._run_manifest) > 0
 
     @property
     def is_first_call(self) -> bool:
@@ -106,6 +109,7 @@ class Attempt:
         self.throughput.add(call.num_steps * self.config.train.batch_size)
         self.log.show_step(self.step)
         self._report_failed_saves(stop=self.config.checkpoint.on_error == "stop")
+        self._record_first_save()
 
     def collect(self) -> None:
         """Waits for the steps that were started and adds up their sums.
@@ -170,7 +174,8 @@ class Attempt:
         """
         state = devices.fetch(self.state)
         nonfinite.check_state(self.step, state)
-        self.checkpoints.save(self.step, state, self.progress)
+        carried = {"run_manifest": self._run_manifest, "rows": self.log.rows()}
+        self.checkpoints.save(self.step, state, self.progress, carried)
 
     def is_out_of_patience(self) -> bool:
         """Returns whether early stopping ends the run."""
@@ -223,7 +228,15 @@ class Attempt:
           StoppedError: if that save failed or, where `checkpoint.on_error` is stop, any save did.
         """
         is_missing = self.step not in self.checkpoints.steps()
+        self._record_first_save()
         self._report_failed_saves(stop=is_missing or self.config.checkpoint.on_error == "stop")
+
+    def _record_first_save(self) -> None:
+        """Records in the manifest that the run has a checkpoint; see `resume.check_workdir`."""
+        if not self._has_saved and (step := self.checkpoints.saved_step()):
+            self._has_saved = True
+            with suppress(OSError):  # a save that fails is reported as such
+                manifest.update(self._workdir, first_checkpoint=step)
 
     def _report_failed_saves(self, *, stop: bool) -> None:
         while failure := self.checkpoints.failure():

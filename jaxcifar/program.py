@@ -70,9 +70,7 @@ def create_program(
     train = config.train
     model = models.from_config(config, info.num_classes, AXIS)
     optimizer = create_optimizer(config.optimizer)
-    peak = peak_learning_rate(config.optimizer, train.batch_size)
-    schedule = create_schedule(config.schedule, peak, durations)
-    learning_rate = with_rollback_factors(schedule, rate_factors)
+    learning_rate = create_learning_rate(config, durations, rate_factors)
     has_loss_scale = train.precision == "float16"
     predict_kwargs = {
         "model": model,
@@ -119,6 +117,14 @@ def create_program(
         learning_rate=learning_rate,
         loss_scale=has_loss_scale,
     )
+
+
+def create_learning_rate(
+    config: ConfigDict, durations: Durations, rate_factors: Iterable[tuple[int, float]] = ()
+) -> optax.Schedule:
+    """Returns the function step -> learning rate of a config; arguments as in `create_program`."""
+    peak = peak_learning_rate(config.optimizer, config.train.batch_size)
+    return with_rollback_factors(create_schedule(config.schedule, peak, durations), rate_factors)
 
 
 def create_state(

@@ -7,7 +7,7 @@ import numpy as np
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from jaxcifar import devices, environment
+from jaxcifar import devices, environment, resume
 from jaxcifar.attempt import Attempt, Run
 from jaxcifar.config import durations
 from jaxcifar.config.validation import validate
@@ -22,7 +22,7 @@ from jaxcifar.resilience import nonfinite, normalization, processes
 from jaxcifar.resilience.checkpoint import Checkpoints, Restored
 from jaxcifar.resilience.data_check import check_splits
 from jaxcifar.resilience.lock import WriterLock
-from jaxcifar.resilience.manifest import check_config, check_weights, record_end, record_start
+from jaxcifar.resilience.manifest import check_config, record_end, record_start
 from jaxcifar.resilience.nonfinite import NonFinite
 from jaxcifar.resilience.peers import Peers
 from jaxcifar.resilience.signals import Signals
@@ -55,6 +55,7 @@ def train(
     """
     validate(config)
     check_config(workdir, config, accept=accept_config_change)
+    resume.check_workdir(workdir, config)
     if config.train.deterministic:
         environment.make_deterministic()
     with (
@@ -79,7 +80,6 @@ def _train(
     info = normalization.with_recorded(workdir, datasets.info(config.dataset))
     splits = datasets.load(config.dataset)
     fingerprints = check_splits(workdir, splits, config.dataset.fingerprint)
-    check_weights(workdir, Checkpoints(workdir / "checkpoints", create=False).steps())
     plan = durations(config, splits["train"].size)
     lock.acquire()
     if len(np.unique(splits["train"].labels)) == 1:
@@ -112,11 +112,9 @@ def _attempt(run: Run, program: Program) -> tuple[Results, int, TrainState]:
         timeout=config.checkpoint.timeout_seconds,
     ) as checkpoints:
         start = checkpoints.restore_latest(program.create_state)
-        if is_first_process:
-            overview = parameter_overview.get_parameter_overview(start.state.params)
-            (workdir / "parameters.txt").write_text(overview + "\n")
-            record_start(workdir, config, start.step, run.fingerprints)
-            normalization.record(workdir, run.info)
+        resume.check_length(run, start.step)
+        carried = checkpoints.carried(start.step)
+        notes = list(resume.notes(run, program, start.step, carried)) if carried else []
         with RunLogger(
             workdir,
             first_step=start.step,
@@ -127,8 +125,14 @@ def _attempt(run: Run, program: Program) -> tuple[Results, int, TrainState]:
             layers=plan.layer_stats_every > 0,
             allow_zero=config.model.stochastic_depth > 0,
             histograms=config.log.histograms,
+            expected_rows=carried.get("rows"),
         ) as log:
-            _print_start(run, start, log)
+            if is_first_process:
+                overview = parameter_overview.get_parameter_overview(start.state.params)
+                (workdir / "parameters.txt").write_text(overview + "\n")
+                record_start(workdir, config, start.step, run.fingerprints)
+                normalization.record(workdir, run.info)
+            _print_start(run, start, notes, log)
             attempt = Attempt(run, program, start, checkpoints, log)
             try:
                 results = _loop(attempt)
@@ -196,7 +200,7 @@ def _print_once(line: str) -> None:
         print(line, flush=True)
 
 
-def _print_start(run: Run, start: Restored, log: RunLogger) -> None:
+def _print_start(run: Run, start: Restored, notes: list[str], log: RunLogger) -> None:
     """Prints the devices, data, model, length and CPU settings, and where the run resumes."""
     config, plan = run.config, run.plan
     hardware = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
@@ -214,3 +218,5 @@ def _print_start(run: Run, start: Restored, log: RunLogger) -> None:
         log.print(f"CPU settings: {' '.join(settings)} (JAXCIFAR_CPU_SETTINGS=0: off)")
     if start.step:
         log.print(f"resuming from step {start.step:,} in {run.workdir}")
+    for note in notes:
+        log.print(note)

@@ -199,6 +199,27 @@ _ALL = [
         "resilience/test_manifest.py::test_each_field_may_change_as_its_class_says",
     ),
     Mutation(
+        "a lost manifest not looked for",
+        "resilience/manifest.py",
+        'run if "config" in run else {**_carried(workdir), **run}',
+        "run",
+        "resilience/test_manifest.py::test_a_lost_manifest_is_read_from_the_newest_checkpoint",
+    ),
+    Mutation(
+        "lost checkpoints unnoticed",
+        "resume.py",
+        "if reason := _why_it_had_checkpoints(workdir, config):",
+        'if reason := "":',
+        "test_resume.py::test_a_run_whose_checkpoints_are_gone_does_not_start_again",
+    ),
+    Mutation(
+        "lost rows unnoticed",
+        "reporting/csv_log.py",
+        "describe_missing(expected or {}, self.steps)",
+        "describe_missing({}, self.steps)",
+        "reporting/test_table_damage.py::test_steps_of_missing_rows_are_said",
+    ),
+    Mutation(
         "labels left out of the fingerprint",
         "data/split.py",
         "for array in (self.images, self.labels):",

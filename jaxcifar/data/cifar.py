@@ -22,6 +22,7 @@ import numpy as np
 from jaxcifar.data import cifar_archives, cifar_format, cifar_tfds
 from jaxcifar.data.cifar_format import CifarFormat
 from jaxcifar.errors import InputError
+from jaxcifar.regular_files import check_regular
 
 FORMATS = {fmt.name: fmt for fmt in cifar_format.FORMATS}
 
@@ -55,6 +56,8 @@ def load(name: str, data_dir: str = "") -> Arrays:
     if source := cifar_archives.find(directory, fmt):
         arrays = to_arrays(fmt, cifar_archives.read(source, [fmt])[name])
     elif cifar_tfds.is_installed():
+        for path in (directory / name).rglob("*"):
+            check_regular(path)
         arrays = cifar_tfds.load(name, data_dir)
     else:
         raise _not_found(fmt, directory)
@@ -128,6 +131,7 @@ def _stored_file(directory: Path, name: str) -> Path:
 
 def _read_stored(file: Path, fmt: CifarFormat) -> Arrays | None:
     """Returns the stored arrays; None if they are missing, damaged or not the published ones."""
+    check_regular(file)
     try:
         with np.load(file) as stored:
             arrays = dict(stored)

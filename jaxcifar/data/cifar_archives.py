@@ -23,6 +23,7 @@ import numpy as np
 from jaxcifar.data import cifar_npm
 from jaxcifar.data.cifar_format import FORMATS, IMAGE_BYTES, CifarFormat
 from jaxcifar.errors import InputError
+from jaxcifar.regular_files import check_regular
 
 _MAX_BYTES = 400 * 2**20  # of a file, or of an archive's contents; the largest real one has 188 MB
 
@@ -125,6 +126,7 @@ def _open(source: Path) -> _Members:
         }
     if not source.exists():
         raise InputError(f"{source}: no such file or directory")
+    check_regular(source)
     data = _decompress(source)
     try:
         archive = tarfile.open(fileobj=io.BytesIO(data), mode="r:")

@@ -1,7 +1,8 @@
 """Logs a run's metrics to the terminal, CSV files and TensorBoard."""
 
+import copy
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from jaxcifar.reporting.csv_log import CsvLog
 from jaxcifar.reporting.event_files import load_writer
 from jaxcifar.reporting.format import CSV_COLUMNS, describe, duration
 from jaxcifar.reporting.layer_table import LAYER_COLUMNS, layer_histograms, layer_rows
+from jaxcifar.reporting.table_damage import Steps
 
 
 class RunLogger:
@@ -41,8 +43,11 @@ class RunLogger:
         histograms: bool = False,
         layers: bool = False,
         allow_zero: bool = False,
+        expected_rows: Mapping[str, Mapping[str, Steps]] | None = None,
     ):
         """Opens the files and drops the CSV rows after `first_step`.
+
+        Prints which of the rows up to that step are missing, doubled or cut short.
 
         Args:
           workdir: an existing directory.
@@ -55,6 +60,7 @@ class RunLogger:
           histograms: whether histograms will be logged, which only event files can hold.
           layers: whether layer statistics will be logged.
           allow_zero: whether gradients of a layer may be exactly 0 without a warning.
+          expected_rows: `rows` as they were at `first_step`; None if they are unknown.
 
         Raises:
           InputError: if a CSV file was not written by jaxcifar, or histograms are asked for and
@@ -68,10 +74,16 @@ class RunLogger:
             open_events, why_not = load_writer(required=histograms)
             if why_not:
                 self.print(why_not)
-        self._csv = CsvLog(workdir / "metrics.csv", CSV_COLUMNS, first_step) if active else None
-        self._layers = None
-        if active and layers:
-            self._layers = CsvLog(workdir / "layers.csv", LAYER_COLUMNS, first_step)
+        expected = expected_rows or {}
+
+        def open_table(name: str, columns: Sequence[str]) -> CsvLog:
+            table = CsvLog(workdir / name, columns, first_step, expected.get(name))
+            for warning in table.warnings:
+                self.print(f"warning: {warning}")
+            return table
+
+        self._csv = open_table("metrics.csv", CSV_COLUMNS) if active else None
+        self._layers = open_table("layers.csv", LAYER_COLUMNS) if active and layers else None
         self._allow_zero = allow_zero
         self._layer_warnings: list[str] = []
         self._events = open_events(workdir) if open_events else None
@@ -99,6 +111,11 @@ class RunLogger:
         """Prints a line that stays above the progress bar, or nowhere if there is no reader."""
         with suppress(BrokenPipeError):  # `Signals` stops the run, once its state is saved
             self._console.print(text, markup=False)
+
+    def rows(self) -> dict[str, dict[str, Steps]]:
+        """Returns the steps of the rows written so far, by file and split or layer."""
+        tables = {"metrics.csv": self._csv, "layers.csv": self._layers}
+        return {name: copy.deepcopy(table.steps) for name, table in tables.items() if table}
 
     def show_step(self, step: int) -> None:
         """Moves the progress bar to `step`."""

@@ -36,6 +36,11 @@ class BackgroundSave:
         """Whether the save is still running after its time is up."""
         return self._thread.is_alive() and time.monotonic() >= self._deadline
 
+    @property
+    def succeeded(self) -> bool:
+        """Whether the save has finished without an error."""
+        return not self._thread.is_alive() and self._error is None
+
     def take_failure(self) -> Exception | None:
         """Returns the reason if the save has failed or stalled, the first time it is asked.
 

@@ -24,7 +24,7 @@ from jaxcifar.resilience.background_save import BackgroundSave
 from jaxcifar.resilience.failpoints import kill_at
 from jaxcifar.resilience.processes import gather_int
 from jaxcifar.resilience.progress import Progress
-from jaxcifar.resilience.store import CheckpointStore, brief
+from jaxcifar.resilience.store import Carried, CheckpointStore, brief
 
 
 class Restored(NamedTuple):
@@ -63,6 +63,7 @@ class Checkpoints:
         self._store = CheckpointStore(directory)
         self._is_writer = jax.process_index() == 0
         self._last_save: BackgroundSave | None = None
+        self._saved_step: int | None = None
         self._failures: list[str] = []
         if create:
             directory.mkdir(parents=True, exist_ok=True)
@@ -75,7 +76,9 @@ class Checkpoints:
         while failure := self.failure():
             logging.warning("%s", failure)
 
-    def save(self, step: int, state: Any, progress: Progress) -> None:
+    def save(
+        self, step: int, state: Any, progress: Progress, carried: Carried | None = None
+    ) -> None:
         """Starts saving the state after `step` updates, once the previous save has finished.
 
         Whether it succeeds is reported later, by `failure`. With several processes only the first
@@ -85,11 +88,13 @@ class Checkpoints:
           step: step without a checkpoint.
           state: tree of NumPy arrays that are not modified afterwards.
           progress: progress at this step.
+          carried: what else the checkpoint is to carry; not modified afterwards.
         """
         if not self._is_writer:
             return
         self.wait()
         self._collect_failure()
+        self.saved_step()
         if self.stalled:
             self._failures.append(
                 f"skipping checkpoint {step}: checkpoint {self._last_save.step} is still being "
@@ -100,7 +105,7 @@ class Checkpoints:
             raise RuntimeError(f"{self._directory} already has a checkpoint {step}")
 
         def write() -> None:
-            self._store.write(step, state, progress)
+            self._store.write(step, state, progress, carried or {})
             self._remove_replaced(step)
 
         self._last_save = BackgroundSave(step, write, self._timeout)
@@ -115,6 +120,12 @@ class Checkpoints:
         """Whether the last save is still running after its time is up."""
         return self._last_save is not None and self._last_save.stalled
 
+    def saved_step(self) -> int | None:
+        """Returns the step of a save that has succeeded, None before the first; does not wait."""
+        if self._last_save and self._last_save.succeeded:
+            self._saved_step = self._last_save.step
+        return self._saved_step
+
     def failure(self) -> str | None:
         """Returns the next unreported failure of a save, or None; does not wait."""
         self._collect_failure()
@@ -124,6 +135,14 @@ class Checkpoints:
         """Returns the steps of all checkpoints, intact or damaged, in ascending order."""
         self.wait()
         return self._store.steps()
+
+    def carried(self, step: int) -> Carried:
+        """Returns what a checkpoint carries besides state and progress; {} if there is none.
+
+        Raises:
+          DamageError: if its manifest is damaged.
+        """
+        return self._store.carried(step) if step in self.steps() else {}
 
     def restore(self, step: int, create_state: Callable[[], Any]) -> Restored:
         """Returns the contents of a checkpoint.

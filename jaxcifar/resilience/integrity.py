@@ -4,11 +4,13 @@ The manifest also holds what the caller adds to it, and a SHA-256 of its own con
 last, so its presence means that the directory is complete.
 """
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MANIFEST = "manifest.json"
 
@@ -73,14 +75,15 @@ def read(directory: Path) -> dict[str, Any]:
       DamageError: if the manifest is missing or was changed.
     """
     try:
-        data = (directory / MANIFEST).read_bytes()
+        with _open(directory / MANIFEST) as file:
+            data = file.read()
     except OSError as error:
         raise DamageError("unreadable", MANIFEST, str(error.strerror)) from error
     try:
         content = json.loads(data)
         del content["sha256"]
         intact = _render(content) == data
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):  # the last: nested too deeply
         intact = False
     if not intact:
         raise DamageError("hash", MANIFEST, "changed since it was written")
@@ -102,11 +105,18 @@ def _files(directory: Path) -> list[str]:
 
 
 def _size_and_hash(path: Path, sync: bool = False) -> list[int | str]:
-    with path.open("rb") as file:
+    with _open(path) as file:
         if sync:
             os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return [file.tell(), digest]
+
+
+def _open(path: Path) -> BinaryIO:
+    """Opens a file for reading; a pipe, which could block for ever, raises an OSError instead."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path.open("rb")
 
 
 def _render(content: dict[str, Any]) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcifar.errors import InputError
+from jaxcifar.regular_files import check_regular
 
 
 class WriterLock:
@@ -39,11 +40,12 @@ class WriterLock:
 
         Raises:
           InputError: if another process holds the lock (the message has its id and host), or the
-            workdir cannot be written to.
+            workdir or the file of the lock cannot be written to.
         """
         if self._file:
             return
         path = self._workdir / "lock"
+        check_regular(path)
         try:
             self._workdir.mkdir(parents=True, exist_ok=True)
             if not self._active:
@@ -57,6 +59,11 @@ class WriterLock:
                 "to finish, stop it, or choose another --workdir."
             ) from None
         except OSError as error:
+            if path.exists():
+                raise InputError(
+                    f"{path}: cannot be written to: {error.strerror}. Make it writable, or remove "
+                    "it if no other process trains there."
+                ) from error
             raise InputError(f"{self._workdir}: cannot be written to: {error.strerror}") from error
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {platform.node()}\n")

@@ -11,7 +11,6 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,13 @@ from jaxcifar.config.structure import same_default, with_new_names
 from jaxcifar.errors import InputError
 from jaxcifar.kernels import native
 from jaxcifar.kernels.backend import is_cpu
+from jaxcifar.regular_files import check_regular
 from jaxcifar.resilience.files import write_json
+from jaxcifar.resilience.store import CheckpointStore
 from jaxcifar.resilience.trees import shorten, tree_sha256
 
 _FILE = "manifest.json"
+_KINDS = {"config": dict, "data": dict, "end": dict, "starts": list, "rollbacks": list}
 
 _PACKAGES = (
     "jaxcifar jax jaxlib flax optax orbax-checkpoint numpy tensorflow-cpu tensorflow "
@@ -40,6 +42,9 @@ def check_config(
 ) -> None:
     """Checks that the run in `workdir` can be resumed with a config; a new workdir fits any.
 
+    The config is compared with that of the manifest, and its "identity" fields with those that the
+    newest checkpoint carries as well: the manifest could be that of another run.
+
     Args:
       workdir: directory of the run.
       config: see `config.default`; `config.RESUME` lists which fields may differ.
@@ -50,7 +55,13 @@ def check_config(
     Raises:
       InputError: if fields differ that may not; the message lists them.
     """
-    changes = _changes(workdir, config)
+    changes = config_changes(read(workdir), config)
+    known = {change["field"] for change in changes}
+    changes += [
+        change
+        for change in config_changes(_carried(workdir), config)
+        if change["field"] not in known and RESUME.get(change["field"]) == "identity"
+    ]
     never = [change for change in changes if RESUME.get(change["field"]) == "identity"]
     refused = never if accept else changes
     if refused:
@@ -78,6 +89,25 @@ def _advice(never: list[dict[str, Any]], trains: bool) -> str:
     )
 
 
+def config_changes(run: dict[str, Any], config: ConfigDict) -> list[dict[str, Any]]:
+    """Returns `field`, `old` and `new` of each difference between a run's config and another.
+
+    Args:
+      run: contents of the run's manifest; without a config nothing differs.
+      config: the other config; differences in "free" fields are left out.
+    """
+    if "config" not in run:
+        return []
+    # A field that did not exist when the run was started had the effect of its default.
+    before, now = _flat(plain(default())) | _flat(run["config"]), _flat(plain(config))
+    return [
+        {"field": field, "old": before.get(field), "new": now.get(field)}
+        for field in sorted(before.keys() | now.keys())
+        if before.get(field) != now.get(field) and RESUME.get(field) != "free"
+        if not same_default(field, before.get(field), now.get(field))
+    ]
+
+
 def check_data(workdir: Path, fingerprints: dict[str, str]) -> None:
     """Checks that the data is that with which the run in `workdir` was started.
 
@@ -97,24 +127,6 @@ def check_data(workdir: Path, fingerprints: dict[str, str]) -> None:
             )
 
 
-def check_weights(workdir: Path, steps: Sequence[int]) -> None:
-    """Checks that a run that was given weights to start from still has a checkpoint.
-
-    Args:
-      workdir: directory of the run.
-      steps: steps of its checkpoints.
-
-    Raises:
-      InputError: if there is none; the run would start from random weights.
-    """
-    weights = read(workdir).get("weights")
-    if weights and not steps:
-        raise InputError(
-            f"{workdir}: the run starts from the weights of {weights['file']}, but its checkpoints "
-            "are missing; create it again with jaxcifar export, or choose another --workdir"
-        )
-
-
 def record_start(
     workdir: Path, config: ConfigDict, step: int, fingerprints: dict[str, str] | None = None
 ) -> None:
@@ -129,9 +141,9 @@ def record_start(
     """
     run = read(workdir)
     run.pop("end", None)
-    changes = [{"step": step, **change} for change in _changes(workdir, config)]
+    changes = [{"step": step, **change} for change in config_changes(run, config)]
     run |= {
-        "config": _plain(config),
+        "config": plain(config),
         "seed": config.train.seed,
         "data": fingerprints or {},
         "config_changes": [*run.get("config_changes", ()), *changes],
@@ -177,17 +189,67 @@ def record_end(workdir: Path, step: int, state: Any, metrics: dict[str, dict[str
 def read(workdir: Path) -> dict[str, Any]:
     """Returns the manifest of a run; {} if there is none.
 
+    If the file is missing, or does not have the config, the result has the entries that the newest
+    checkpoint carries.
+
     Raises:
-      InputError: if the file is not valid JSON.
+      InputError: if the file is not valid JSON, or not a file.
     """
-    path = workdir / _FILE
-    if not path.exists():
-        return {}
-    try:
-        run = json.loads(path.read_text())
-        return {**run, "config": with_new_names(run["config"])} if "config" in run else {**run}
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: not a valid manifest: {error}") from error
+    run = _read_file(workdir)
+    return run if "config" in run else {**_carried(workdir), **run}
+
+
+def is_missing(workdir: Path) -> bool:
+    """Returns whether the file of a run's manifest is missing, or does not have the config."""
+    return "config" not in _read_file(workdir)
+
+
+def to_carry(workdir: Path) -> dict[str, Any]:
+    """Returns the entries that a checkpoint carries, in case the file of the manifest is lost.
+
+    These are all except the end, and of the starts only the last one, as there may be very many.
+    """
+    run = read(workdir)
+    run.pop("end", None)
+    return {**run, "starts": run.get("starts", [])[-1:]}
+
+
+def saved_step(run: dict[str, Any]) -> int:
+    """Returns a step, above 0, at which a run is known to have had a checkpoint; 0 if unknown.
+
+    Args:
+      run: contents of the run's manifest.
+    """
+    steps = [start["step"] for start in run.get("starts", ())]
+    steps += [rollback["to_step"] for rollback in run.get("rollbacks", ())]
+    steps += [run.get("first_checkpoint", 0), run.get("end", {}).get("step", 0)]
+    return max(steps)
+
+
+def saved_config(run: dict[str, Any]) -> ConfigDict:
+    """Returns the config of a run.
+
+    Args:
+      run: contents of the run's manifest.
+
+    Raises:
+      InputError: if it has a field that no longer exists.
+    """
+
+    def tuples(value: Any) -> Any:
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    config = default()
+    for section, fields in run["config"].items():
+        for field, value in fields.items():
+            try:
+                config[section][field] = tuples(value)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise InputError(
+                    f"manifest.json: {section}.{field} = {value!r} was written by a different "
+                    "version of jaxcifar; see `commit` in the manifest"
+                ) from error
+    return config
 
 
 def update(workdir: Path, **entries: Any) -> None:
@@ -195,22 +257,37 @@ def update(workdir: Path, **entries: Any) -> None:
     write_json(workdir / _FILE, read(workdir) | entries)
 
 
-def _changes(workdir: Path, config: ConfigDict) -> list[dict[str, Any]]:
-    """The fields that differ between the saved config and a new one, except "free" fields."""
-    run = read(workdir)
-    if "config" not in run:
-        return []
-    # A field that did not exist when the run was started had the effect of its default.
-    before, now = _flat(_plain(default())) | _flat(run["config"]), _flat(_plain(config))
-    return [
-        {"field": field, "old": before.get(field), "new": now.get(field)}
-        for field in sorted(before.keys() | now.keys())
-        if before.get(field) != now.get(field) and RESUME.get(field) != "free"
-        if not same_default(field, before.get(field), now.get(field))
-    ]
+def _read_file(workdir: Path) -> dict[str, Any]:
+    """The contents of manifest.json; {} if it is missing."""
+    path = workdir / _FILE
+    check_regular(path)
+    if not path.exists():
+        return {}
+    try:
+        run = _with_new_names(json.loads(path.read_text()))
+        for name, kind in _KINDS.items():
+            if not isinstance(run.get(name, kind()), kind):
+                raise TypeError(f"{name} must be a {kind.__name__}")
+        return run
+    except (ValueError, TypeError, RecursionError) as error:  # the last: nested too deeply
+        hint = ""
+        if "config" in _carried(workdir):
+            hint = "; remove it to have it written again from the last checkpoint"
+        raise InputError(f"{path}: not a valid manifest: {error}{hint}") from error
 
 
-def _plain(config: ConfigDict) -> dict[str, Any]:
+def _carried(workdir: Path) -> dict[str, Any]:
+    """The entries of the manifest that the newest checkpoint carries."""
+    carried = CheckpointStore(workdir / "checkpoints").newest_carried()
+    return _with_new_names(carried.get("run_manifest", {}))
+
+
+def _with_new_names(run: dict[str, Any]) -> dict[str, Any]:
+    return {**run, "config": with_new_names(run["config"])} if "config" in run else {**run}
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """Returns a config as it is in a manifest."""
     return json.loads(json.dumps(config.to_dict()))  # tuples become lists
 
 

@@ -2,9 +2,10 @@
 
 A checkpoint is a directory named after its step. It holds one device's state, bit for bit, as Orbax
 writes it (`state/`), and a manifest (see `integrity`) with the step, the run's id, the `Progress`,
-the dtype and shape of each array, and a hash of every file. It is written as `<step>.part` and
-renamed once it is completely on disk, so a run can be killed at any moment. `run_id` beside the
-checkpoints tells whether they all belong to the same run.
+the dtype and shape of each array, what else the run wants to find again (`Carried`), and a hash of
+every file. It is written as `<step>.part` and renamed once it is completely on disk, so a run can
+be killed at any moment. `run_id` beside the checkpoints tells whether they all belong to the same
+run.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,14 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from jaxcifar.errors import InputError
+from jaxcifar.regular_files import check_regular
 from jaxcifar.resilience import files, integrity, trees
 from jaxcifar.resilience.failpoints import kill_at
 from jaxcifar.resilience.progress import Progress
+
+# Entries of the run's manifest ("run_manifest") and the rows of its tables ("rows"), both as they
+# were when the checkpoint was saved, JSON-serialisable. Empty in checkpoints of earlier versions.
+Carried = Mapping[str, Any]
 
 
 class CheckpointStore:
@@ -55,7 +61,27 @@ class CheckpointStore:
         Raises:
           DamageError: if the checkpoint is damaged, or belongs to another step or run.
         """
-        content = integrity.verify(self.path(step))
+        return self._check_origin(step, integrity.verify(self.path(step)))
+
+    def carried(self, step: int) -> Carried:
+        """Returns what a checkpoint carries. Checks its manifest, not its other files.
+
+        Raises:
+          DamageError: if the manifest is damaged, or belongs to another step or run.
+          InputError: if `run_id` is not a file.
+        """
+        content = self._check_origin(step, integrity.read(self.path(step)))
+        return {name: content.get(name, {}) for name in ("run_manifest", "rows")}
+
+    def newest_carried(self) -> Carried:
+        """Returns what the newest checkpoint with an intact manifest carries; {} without one."""
+        for step in reversed(self.steps()):
+            with suppress(integrity.DamageError):
+                return self.carried(step)
+        return {}
+
+    def _check_origin(self, step: int, content: dict[str, Any]) -> dict[str, Any]:
+        check_regular(self._directory / "run_id")
         for field, expected in ("step", step), ("run", self._run_id() or content["run"]):
             if content[field] != expected:
                 raise integrity.DamageError(
@@ -79,7 +105,7 @@ class CheckpointStore:
                 return best
         return 0
 
-    def write(self, step: int, state: Any, progress: Progress) -> None:
+    def write(self, step: int, state: Any, progress: Progress, carried: Carried) -> None:
         """Writes a checkpoint; it is completely on disk when this returns.
 
         Raises:
@@ -100,6 +126,7 @@ class CheckpointStore:
                 "run": run,
                 "progress": dataclasses.asdict(progress),
                 "arrays": trees.describe_arrays(state),
+                **carried,
             }
             integrity.seal(part, content)
             kill_at("commit")

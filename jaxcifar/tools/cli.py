@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from jaxcifar import environment
 from jaxcifar.config.structure import check_field, expected
 from jaxcifar.errors import InputError, StoppedError, describe
+from jaxcifar.regular_files import check_regular
 from jaxcifar.resilience.closed_output import is_closed, mute_closed, quiet_if_closed
 
 _HINT = "(run with --help for usage, --debug for a traceback)"
@@ -91,6 +92,8 @@ def _parse(argv: list[str], doc: str) -> list[str]:
     try:
         for field in re.findall(r"^--?(?:no)?config\.([\w.-]+)", "\n".join(argv), re.MULTILINE):
             check_field(field)
+        for recipe in _recipes(argv):
+            check_regular(recipe.partition(":")[0])
         if rest := flags.FLAGS(argv)[1:]:
             raise InputError(f"unexpected argument {rest[0]!r}")
         if flags.FLAGS["verbosity"].using_default_value:
@@ -122,9 +125,14 @@ def _brief(error: BaseException, argv: list[str]) -> str:
         return f"{flag}: {reason.removeprefix('jaxcifar.errors.InputError: ')}"
     if isinstance(error, flags.IllegalFlagValueError):
         text = _wrong_type(text) or text
-    recipe = re.search(r"^--?config[=\n](.*)", "\n".join(argv), re.MULTILINE)
-    names_it = isinstance(error, flags.Error | InputError) or (recipe and recipe[1] in text.split())
-    return f"--config={recipe[1]}: {text}" if recipe and not names_it else text
+    recipe = next(iter(_recipes(argv)), "")
+    names_it = isinstance(error, flags.Error | InputError) or recipe in text.split()
+    return f"--config={recipe}: {text}" if recipe and not names_it else text
+
+
+def _recipes(argv: list[str]) -> list[str]:
+    """The values of --config."""
+    return re.findall(r"^--?config[=\n](.*)", "\n".join(argv), re.MULTILINE)
 
 
 def _wrong_type(text: str) -> str | None:

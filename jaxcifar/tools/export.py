@@ -182,10 +182,13 @@ def _new_state(config: ConfigDict, workdir: Path) -> "TrainState":
     from jaxcifar.config.validation import validate
     from jaxcifar.data import datasets
     from jaxcifar.program import create_program
-    from jaxcifar.resilience.manifest import check_config
+    from jaxcifar.resilience import manifest
+    from jaxcifar.resume import check_workdir
 
     validate(config)
-    check_config(workdir, config)
+    manifest.check_config(workdir, config)
+    if "weights" not in manifest.read(workdir):  # a command that was killed may be repeated
+        check_workdir(workdir, config)
     directory = workdir / "checkpoints"
     if directory.exists() and any(directory.iterdir()):
         raise InputError(f"{directory} already contains checkpoints; choose another --workdir")
@@ -217,19 +220,20 @@ def _write_start(
 
     import jax
 
+    from jaxcifar.resilience import manifest
     from jaxcifar.resilience.checkpoint import Checkpoints
     from jaxcifar.resilience.lock import WriterLock
-    from jaxcifar.resilience.manifest import record_start, update
     from jaxcifar.resilience.progress import Progress
 
     state = dataclasses.replace(state, **values, ema=values if state.ema else {})
     with WriterLock(workdir) as lock:
         lock.acquire()
         # Before the checkpoint, as training refuses a run that has this record alone.
-        record_start(workdir, config, step=0)
-        update(workdir, weights=origin)
+        manifest.record_start(workdir, config, step=0)
+        manifest.update(workdir, weights=origin)
         checkpoints = Checkpoints(workdir / "checkpoints")
-        checkpoints.save(0, jax.device_get(state), Progress())
+        carried = {"run_manifest": {"config": manifest.plain(config), "weights": origin}}
+        checkpoints.save(0, jax.device_get(state), Progress(), carried)
         checkpoints.wait()
         if failure := checkpoints.failure():
             raise StoppedError(f"error: {failure}")

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from jaxcifar.errors import InputError
+from jaxcifar.regular_files import check_regular
 from jaxcifar.reporting.csv_log import read_rows
 from jaxcifar.tools import cli
 
@@ -84,8 +85,10 @@ def find(root: Path) -> list[Summary]:
 
     found = []
     for path in sorted(file.parent for file in root.rglob("manifest.json")):
+        if not (path / "metrics.csv").exists():  # as in a checkpoint, which may be damaged
+            continue
         run = manifest.read(path)
-        if (path / "metrics.csv").exists() and "config" in run and "reproduces" not in run:
+        if "config" in run and "reproduces" not in run:
             name = root.name if path == root else str(path.relative_to(root))
             found.append(summarize(path, name, run))
     if not found:
@@ -110,6 +113,7 @@ def summarize(workdir: Path, name: str, run: dict[str, Any]) -> Summary:
         sections = run["config"].items()
         config = {f"{s}.{f}": value for s, fields in sections for f, value in fields.items()}
         rows = read_rows(workdir / "metrics.csv")
+        check_regular(overview)
         if rows:
             figures["step"] = float(rows[-1]["step"])
         if overview.exists() and (total := re.search(r"Total: ([\d,]+)", overview.read_text())):
@@ -122,6 +126,8 @@ def summarize(workdir: Path, name: str, run: dict[str, Any]) -> Summary:
                     figures["best validation accuracy"] = max(accuracies)
         if rates := [float(r["images_per_second"]) for r in rows if r["images_per_second"]]:
             figures["images/s"] = statistics.median(rates)
+    except InputError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{workdir}: manifest.json or metrics.csv was not written by a run"

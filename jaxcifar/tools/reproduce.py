@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxcifar import environment
-from jaxcifar.config import default, durations
+from jaxcifar.config import durations
 from jaxcifar.data import datasets
 from jaxcifar.errors import InputError
 from jaxcifar.program import create_program
@@ -38,11 +38,11 @@ def reproduce(workdir: Path, out: Path) -> bool:
         it started from imported weights, the data differ, or `out` contains something else.
     """
     run = manifest.read(workdir)
-    if not run:
-        raise InputError(f"{workdir}: not a run: it has no manifest.json")
+    if "config" not in run:
+        raise InputError(f"{workdir}: not a run: it has no manifest.json with a config")
     if "end" not in run:
         raise InputError(f"{workdir}: the run has not finished; resume it with its config first")
-    if changes := run["config_changes"]:
+    if changes := run.get("config_changes"):
         fields = ", ".join(f"{c['field']} at step {c['step']:,}" for c in changes)
         raise InputError(
             f"{workdir}: cannot be reproduced: the config was changed during the run: {fields}"
@@ -51,12 +51,10 @@ def reproduce(workdir: Path, out: Path) -> bool:
         raise InputError(
             f"{workdir}: cannot be reproduced: the run started from weights in {weights['file']}"
         )
-    existing = manifest.read(out)
-    resumable = "end" not in existing and existing.get("reproduces") == str(workdir.resolve())
-    if out.exists() and not resumable:
+    if not _can_resume(workdir, out):
         raise InputError(f"{out} already exists; remove it or choose another --out")
 
-    config = _config(run)
+    config = manifest.saved_config(run)
     if config.train.deterministic:
         environment.make_deterministic()
     processes.start(config.train.distributed)
@@ -72,6 +70,7 @@ def reproduce(workdir: Path, out: Path) -> bool:
     step = run["end"]["step"]
     if jax.process_index() > 0:
         return not differences
+    manifest.update(out, identical=not differences)
     if not differences:
         print(f"bit-for-bit identical: all metrics and the state at step {step:,}")
     else:
@@ -79,21 +78,12 @@ def reproduce(workdir: Path, out: Path) -> bool:
     return not differences
 
 
-def _config(run: dict[str, Any]) -> ConfigDict:
-    def tuples(value: Any) -> Any:
-        return tuple(map(tuples, value)) if isinstance(value, list) else value
-
-    config = default()
-    for section, fields in run["config"].items():
-        for field, value in fields.items():
-            try:
-                config[section][field] = tuples(value)
-            except (KeyError, TypeError, AttributeError) as error:
-                raise InputError(
-                    f"manifest.json: {section}.{field} = {value!r} was written by a different "
-                    "version of jaxcifar; see `commit` in the manifest"
-                ) from error
-    return config
+def _can_resume(workdir: Path, out: Path) -> bool:
+    """Whether `out` is unused, or has a reproduction of `workdir` that was not compared with it."""
+    if not out.exists() or all(path.name == "manifest.json.part" for path in out.iterdir()):
+        return True
+    existing = manifest.read(out)
+    return existing.get("reproduces") == str(workdir.resolve()) and "identical" not in existing
 
 
 def _software(run: dict[str, Any]) -> Iterator[str]:

@@ -42,6 +42,18 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path):
     assert_same_bits(restored, state(7))
 
 
+def test_what_a_checkpoint_carries_is_found_again(tmp_path):
+    carried = {"run_manifest": {"seed": 1}, "rows": {"metrics.csv": {"train": [[1, 7, 3]]}}}
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.saved_step() is None
+        checkpoints.save(7, state(7), Progress(), carried)
+        assert checkpoints.carried(7) == carried
+        assert checkpoints.carried(8) == {} and checkpoints.saved_step() == 7
+        checkpoints.save(8, state(8), Progress())
+        checkpoints.wait()
+        assert checkpoints.carried(8) == {"run_manifest": {}, "rows": {}}
+
+
 def test_without_checkpoints_a_run_starts_at_zero(tmp_path):
     with Checkpoints(tmp_path / "new") as checkpoints:
         step, restored, progress = checkpoints.restore_latest(create)

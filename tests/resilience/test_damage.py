@@ -1,5 +1,6 @@
 """Checkpoints damaged on disk: all damage is detected, and no damaged checkpoint is deleted."""
 
+import os
 import random
 import shutil
 from itertools import cycle
@@ -70,6 +71,15 @@ def a_directory(file, _):
     file.mkdir()
 
 
+def a_pipe(file, _):
+    file.unlink()
+    os.mkfifo(file)
+
+
+def nested(file, _):
+    file.write_bytes(b"[" * 100_000)
+
+
 def grown(file, _):
     file.write_bytes(file.read_bytes() + b"\0")
 
@@ -80,7 +90,18 @@ def joined(file, _):
 
 def test_any_damage_to_any_file_is_set_aside_for_the_checkpoint_before(runs, tmp_path):
     kinds = [
-        *(emptied, halved, deleted, swapped, unreadable, a_directory, grown, joined),
+        *(
+            emptied,
+            halved,
+            deleted,
+            swapped,
+            unreadable,
+            a_directory,
+            a_pipe,
+            nested,
+            grown,
+            joined,
+        ),
         *(replaced_by(runs[0] / "1"), replaced_by(runs[1] / "2")),
     ]
     names = [path.relative_to(runs[0]) for path in files(runs[0] / "2")]
@@ -171,6 +192,16 @@ def test_a_run_never_starts_again_silently(runs, tmp_path):
         ):
             checkpoints.restore_latest(create)
     assert sorted(directory.rglob("*")) == before
+
+
+def test_a_pipe_in_the_place_of_the_run_id_is_refused(runs, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(runs[0], directory)
+    (directory / "run_id").unlink()
+    os.mkfifo(directory / "run_id")
+    with Checkpoints(directory) as checkpoints:
+        with pytest.raises(InputError, match="run_id is a pipe"):
+            checkpoints.restore_latest(create)
 
 
 def test_a_lost_run_id_is_found_in_the_checkpoints(runs, tmp_path):

@@ -1,6 +1,7 @@
 """The manifest: which config changes and data a run accepts, and what is recorded."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -12,14 +13,22 @@ from jaxcifar.data import datasets
 from jaxcifar.data.datasets import Split
 from jaxcifar.errors import InputError
 from jaxcifar.program import create_program
+from jaxcifar.resilience.checkpoint import Checkpoints
 from jaxcifar.resilience.files import write_json
 from jaxcifar.resilience.manifest import (
     check_config,
     check_data,
+    is_missing,
+    plain,
     read,
     record_end,
     record_start,
+    saved_step,
+    to_carry,
+    update,
 )
+from jaxcifar.resilience.nonfinite import rate_factors
+from jaxcifar.resilience.progress import Progress
 from jaxcifar.train import train
 from tests.helpers import REPOSITORY
 
@@ -232,3 +241,104 @@ def test_a_broken_manifest_is_named(config, tmp_path):
     (tmp_path / "manifest.json").write_text('{"config": ')
     with pytest.raises(InputError, match="manifest.json: not a valid manifest"):
         check_config(tmp_path, config)
+
+
+@pytest.fixture
+def without_file(config, tmp_path):
+    """The workdir of a run whose manifest.json is lost, with a checkpoint at step 5."""
+    record_start(tmp_path, config, 0, DATA)
+    update(tmp_path, rollbacks=[{"step": 4, "to_step": 3, "rate_factor": 0.5, "reason": ""}])
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        carried = {"run_manifest": to_carry(tmp_path)}
+        checkpoints.save(5, {"a": np.ones(2)}, Progress(), carried)
+    (tmp_path / "manifest.json").unlink()
+    return tmp_path
+
+
+def test_a_lost_manifest_is_read_from_the_newest_checkpoint(config, without_file):
+    check_config(without_file, config)
+    check_data(without_file, DATA)
+    with pytest.raises(InputError, match="test split"):
+        check_data(without_file, DATA | {"test": "9999"})
+    assert rate_factors(without_file) == [(3, 0.5)]
+    config.optimizer.learning_rate = 0.05
+    with pytest.raises(InputError, match="optimizer.learning_rate: saved 0.1, requested 0.05"):
+        check_config(without_file, config)
+    check_config(without_file, config, accept=True)
+    config.train.seed = 3
+    for trains in (True, False):
+        with pytest.raises(InputError, match="train.seed: saved 0, requested 3"):
+            check_config(without_file, config, accept=True, trains=trains)
+
+
+def test_a_lost_manifest_is_written_again_at_the_next_start(config, without_file):
+    assert is_missing(without_file)
+    record_start(without_file, config, 5, DATA)
+    assert not is_missing(without_file)
+    run = json.loads((without_file / "manifest.json").read_text())
+    assert run["data"] == DATA and len(run["rollbacks"]) == 1
+    assert [start["step"] for start in run["starts"]] == [0, 5]
+
+
+def test_an_entry_written_alone_does_not_hide_the_lost_config(config, without_file):
+    (without_file / "manifest.json").write_text('{"end": {"step": 5}}')
+    assert is_missing(without_file)
+    config.train.seed = 3
+    with pytest.raises(InputError, match="train.seed: saved 0, requested 3"):
+        check_config(without_file, config)
+
+
+def test_checkpoints_of_another_run_are_noticed_by_their_config(config, without_file):
+    config.train.seed = 3
+    config.optimizer.learning_rate = 0.05
+    record_start(without_file, config, 0, DATA)
+    write_json(without_file / "manifest.json", {"config": plain(config)})
+    # The learning rate may have been changed after the checkpoint.
+    with pytest.raises(InputError) as caught:
+        check_config(without_file, config)
+    assert "train.seed: saved 0, requested 3" in str(caught.value)
+    assert "learning_rate" not in str(caught.value)
+
+
+def test_a_damaged_checkpoint_is_not_asked_for_the_config(config, without_file):
+    file = without_file / "checkpoints" / "5" / "manifest.json"
+    file.write_text(file.read_text().replace('"seed": 0', '"seed": 3'))
+    assert read(without_file) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "", "\0" * 100, '{"starts": 5}', '{"end": []}', '{"config": {"train": 3}}'],
+)
+def test_a_manifest_that_cannot_be_read_names_the_way_out(config, without_file, text):
+    (without_file / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match="not a valid manifest: .*; remove it to have it written"):
+        check_config(without_file, config)
+    shutil.rmtree(without_file / "checkpoints")
+    with pytest.raises(InputError, match="not a valid manifest: ") as caught:
+        check_config(without_file, config)
+    assert "remove it" not in str(caught.value)
+
+
+def test_checkpoints_carry_the_last_start_and_no_end(config, tmp_path):
+    for step in (0, 3, 8):
+        record_start(tmp_path, config, step, DATA)
+    update(tmp_path, end={"step": 9})
+    carried = to_carry(tmp_path)
+    assert [start["step"] for start in carried["starts"]] == [8]
+    assert "end" not in carried and carried["data"] == DATA
+
+
+@pytest.mark.parametrize(
+    "run, step",
+    [
+        ({}, 0),
+        ({"starts": [{"step": 0}]}, 0),
+        ({"starts": [{"step": 0}, {"step": 7}, {"step": 0}]}, 7),
+        ({"end": {"step": 9}}, 9),
+        ({"rollbacks": [{"to_step": 4}]}, 4),
+        ({"first_checkpoint": 3}, 3),
+    ],
+)
+def test_a_manifest_shows_that_a_run_has_saved(run, step):
+    assert saved_step(run) == step

@@ -381,6 +381,21 @@ WORKDIRS = {
         [],
         ["manifest.json"],
     ),
+    "manifest is nested too deeply": (
+        lambda run: (run.mkdir(), (run / "manifest.json").write_text("[" * 100_000)),
+        [],
+        ["manifest.json", "not a valid manifest"],
+    ),
+    "lock is a directory": (
+        lambda run: (run / "lock").mkdir(parents=True),
+        [],
+        ["run/lock: cannot be written to: Is a directory"],
+    ),
+    "rows without a checkpoint": (
+        lambda run: (run.mkdir(), (run / "metrics.csv").write_text("step,epoch,split\n9,1,test\n")),
+        [],
+        ["run/checkpoints: no checkpoint, but metrics.csv has rows up to step 9"],
+    ),
     "no checkpoints to evaluate": (
         lambda run: (run / "checkpoints").mkdir(parents=True),
         ["--mode=eval"],
@@ -734,3 +749,27 @@ def test_damaged_prepared_data_is_refused(refused, prepared, tmp_path, name):
     damage(next((tmp_path / "tfds" / "cifar10").iterdir()))
     arguments = ["--config.dataset.name=cifar10", "--config.dataset.data_dir=tfds"]
     refused(MAIN, [*SMALL, *arguments], "cifar10", *messages)
+
+
+# Pipes --------------------------------------------------------------------------------------------
+
+CIFAR = ["--config.dataset.name=cifar10", "--config.dataset.data_dir=data"]
+PIPES = {
+    "recipe.py": (MAIN, ["--config=recipe.py", "--workdir=run"]),
+    "run/manifest.json": (MAIN, SMALL),
+    "run/metrics.csv": (MAIN, SMALL),
+    "data/jaxcifar/cifar10.npz": (MAIN, [*SMALL, *CIFAR]),
+    "data/cifar-10-python.tar.gz": (MAIN, [*SMALL, *CIFAR]),
+    "a.tgz": (PREPARE, ["a.tgz", "--data_dir=tfds"]),
+    "w.safetensors": (EXPORT, [*SMALL, "--from=torch", "--file=w.safetensors"]),
+    "images/train/cat/x.jpg": (SHOW, FOLDER),
+}
+
+
+@pytest.mark.parametrize("name", PIPES)
+def test_a_pipe_in_the_place_of_a_file_does_not_hang(refused, images, tmp_path, name):
+    target, arguments = PIPES[name]
+    shutil.copytree(images, tmp_path / "images")
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(tmp_path / name)
+    refused(target, arguments, f"{name} is a pipe; it must be a regular file")

@@ -312,7 +312,7 @@ def test_of_twenty_starts_one_trains_and_evaluation_works_beside_it(run, unbroke
             assert f"by process {processes[winner].pid} on {os.uname().nodename}." in err
     assert_same(tmp_path, unbroken)
 
-    shutil.rmtree(tmp_path / "checkpoints")
+    shutil.rmtree(tmp_path)  # start a new run
     process = run.start()
     wait_for(process, "step 20/")
     process.send_signal(signal.SIGSTOP)

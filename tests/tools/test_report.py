@@ -101,3 +101,12 @@ def test_the_command_lists_each_run_once(run_command, tmp_path):
     assert (row["run"], row["runs"]) == ("run", "2")
     code, _, err, _ = run_command("jaxcifar.tools.report")
     assert code == 1 and err.startswith("error: --runs must name directories")
+
+
+def test_a_damaged_checkpoint_does_not_keep_a_run_out(tmp_path):
+    write_run(tmp_path / "run", {}, [(1, "test", 0.5, "")])
+    checkpoint = tmp_path / "run" / "checkpoints" / "1.damaged-hash-manifest.json"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text("[" * 100_000)
+    (row,) = cells(table(find(tmp_path)))
+    assert row["test accuracy"] == "50.00%"

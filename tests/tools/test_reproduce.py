@@ -99,6 +99,38 @@ def other_outcome(monkeypatch, finished, change):
     monkeypatch.setattr(reproduce_module, "train", train)
 
 
+def test_a_reproduction_that_was_killed_before_its_comparison_is_resumed(
+    finished, tmp_path, capsys
+):
+    _, workdir = finished
+    out = tmp_path / "out"
+    shutil.copytree(workdir, out, ignore=shutil.ignore_patterns("reproduction"))
+    update(out, reproduces=str(workdir.resolve()))
+    assert reproduce(workdir, out) and "bit-for-bit identical" in capsys.readouterr().out
+    with pytest.raises(InputError, match="out already exists"):
+        reproduce(workdir, out)
+
+
+@pytest.mark.parametrize("files", [(), ("manifest.json.part",)])
+def test_a_reproduction_that_was_killed_before_its_start_is_resumed(
+    finished, tmp_path, monkeypatch, files
+):
+    (tmp_path / "out").mkdir()
+    for name in files:
+        (tmp_path / "out" / name).touch()
+    other_outcome(monkeypatch, finished, lambda out: None)
+    assert reproduce(finished[1], tmp_path / "out")
+
+
+def test_what_is_not_a_reproduction_of_the_run_is_left_alone(finished, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match="already exists"):
+        reproduce(finished[1], tmp_path)
+    update(tmp_path, reproduces="/another/run")
+    with pytest.raises(InputError, match="already exists"):
+        reproduce(finished[1], tmp_path)
+
+
 def test_a_different_state_with_equal_metrics_is_reported(finished, tmp_path, monkeypatch, capsys):
     def change(out):
         state_again = read(out)["end"] | {"state_sha256": "0123"}
