@@ -85,12 +85,15 @@ def scan(root: str, test_size: int = 0) -> dict[str, FolderSplit]:
             )
         train, test = hold_out_files(train, test_size, 0, "dataset.test_size")
         return {"train": train, "test": test}
-    if not has_val:
+    try:
+        test = _scan_split(root, "val")
+    except InputError as error:
+        if has_val:
+            raise
         raise InputError(
-            f"{os.path.join(root, 'val')}: No such file or directory; expected {_LAYOUT}, or set "
-            "dataset.test_size to the number of images of train/ that become the test split"
-        )
-    test = _scan_split(root, "val")
+            f"{error}; or set dataset.test_size to the number of images of train/ that become the "
+            "test split"
+        ) from error
     for part, other, lacking in (("train", train, test), ("val", test, train)):
         missing = sorted(set(other.class_names) - set(lacking.class_names))
         if missing:
