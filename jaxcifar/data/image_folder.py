@@ -110,7 +110,7 @@ def scan(root: str, test_size: int = 0) -> dict[str, FolderSplit]:
         if has_val:
             raise
         raise InputError(
-            f"{error}, or set dataset.test_size to the number of images of train/ that become the "
+            f"{error}; or set dataset.test_size to the number of images of train/ that become the "
             "test split"
         ) from error
     for part, other, lacking in (("train", train, test), ("val", test, train)):
