@@ -91,18 +91,22 @@ class TrainStep:
 
         Args:
           state: the same on all devices.
-          batch: image uint8 [B, H, W, C], label int32 [B], mask bool [B].
+          batch: image uint8 [B, H, W, C], label int32 [B], mask bool [B]; and, where images may
+            be skipped, replaced bool [B], True where the slot shows another image instead.
 
         Returns:
           state: the next state, the same on all devices.
           sums: metric sums over the whole batch, computed before the update;
-            `skipped`, the number of padding examples; and
+            `skipped`, the number of padding examples and of replaced ones; and
             `nonfinite`, float32: 1 if the loss or the next state is not finite, else 0. It is also
             0 if the update was left out because of a loss scale that can still be halved.
           layers: `statistics` (see `layer_statistics`) and `gradients`, if requested.
         """
         examples, dropout_key = self._augmented(state.step, batch)
         grads, batch_stats, sums = self._gradients(state, examples, dropout_key)
+        if "replaced" in batch:
+            replaced = jnp.sum(batch["replaced"], dtype=jnp.float32)
+            sums["skipped"] += lax.psum(replaced, self.axis_name)
         new, updates = self._updated(state, grads, batch_stats)
         new, sums["nonfinite"] = self._without_nonfinite(state, new, grads, sums["loss"])
         layers = {}

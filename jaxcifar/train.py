@@ -11,6 +11,7 @@ from jaxcifar.attempt import Attempt, Run
 from jaxcifar.config import durations
 from jaxcifar.config.validation import validate
 from jaxcifar.data import datasets
+from jaxcifar.data.first_look import look_through
 from jaxcifar.errors import StoppedError
 from jaxcifar.evaluate import Results
 from jaxcifar.kernels import backend, native
@@ -74,6 +75,8 @@ def _train(
     splits = datasets.load(config.dataset)
     fingerprints = datasets.fingerprints(splits)
     check_data(workdir, fingerprints)
+    if jax.process_index() == 0 and (looked := look_through(splits, config.dataset)):
+        print(looked, flush=True)
     plan = durations(config, splits["train"].size)
     lock.acquire()
     run = Run(config, workdir, splits, fingerprints, plan, signals, peers)

@@ -130,6 +130,12 @@ FIELDS: dict[str, Field] = {
     "dataset.on_bad_image": Field("error",
         "image_folder: stop with an error, or skip images that cannot be decoded",
         one_of("error", "skip"), only_if=_FOLDER),
+    "dataset.max_bad_images": Field(0.1,
+        "largest share of a split's images that may be skipped; with more the run stops",
+        _FRACTION, FREE, equals("dataset.on_bad_image", "skip")),
+    "dataset.check_seconds": Field(10.0,
+        "image_folder: time for decoding images at the start, those of validation and test first, "
+        "so that bad ones are found before training; 0: none", at_least(0), FREE, _FOLDER),
     "dataset.validation_size": Field(0,
         "training images held out for validation, stratified by class", at_least(0), IDENTITY),
     "dataset.validation_seed": Field(0,

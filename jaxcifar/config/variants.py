@@ -118,7 +118,10 @@ def _smoke(config: ConfigDict) -> ConfigDict:
 
     if config.dataset.validation_size:
         config.dataset.validation_size = 100
-    for field in ("data_dir", "labels", "image_size", "on_bad_image"):
+    for field in (
+        *("data_dir", "labels", "image_size"),
+        *("on_bad_image", "max_bad_images", "check_seconds"),
+    ):
         config.dataset[field] = default().dataset[field]
     config.dataset.name = "fake"
     if config.model.name.startswith("densenet_bc"):

@@ -37,6 +37,7 @@ def train_batches(
             horizontal_flip=config.augment.horizontal_flip,
             area=(config.augment.crop_area, 1.0),
             on_bad_image=config.dataset.on_bad_image,
+            max_bad_images=config.dataset.max_bad_images,
         )
     return host_pipeline.train_batches(split, config.augment, **common)
 
@@ -62,5 +63,6 @@ def eval_batches(
             **common,
             image_size=config.dataset.image_size,
             on_bad_image=config.dataset.on_bad_image,
+            max_bad_images=config.dataset.max_bad_images,
         )
     return host_pipeline.eval_batches(split, **common)
