@@ -99,7 +99,8 @@ class TrainStep:
           sums: metric sums over the whole batch, computed before the update;
             `skipped`, the number of padding examples and of replaced ones; and
             `nonfinite`, float32: 1 if the loss or the next state is not finite, else 0. It is also
-            0 if the update was left out because of a loss scale that can still be halved.
+            0 if the update was left out because of a loss scale that can still be halved; where
+            there is a loss scale, `left_out` is 1 then.
           layers: `statistics` (see `layer_statistics`) and `gradients`, if requested.
         """
         examples, dropout_key = self._augmented(state.step, batch)
@@ -108,7 +109,8 @@ class TrainStep:
             replaced = jnp.sum(batch["replaced"], dtype=jnp.float32)
             sums["skipped"] += lax.psum(replaced, self.axis_name)
         new, updates = self._updated(state, grads, batch_stats)
-        new, sums["nonfinite"] = self._without_nonfinite(state, new, grads, sums["loss"])
+        new, checks = self._without_nonfinite(state, new, grads, sums["loss"])
+        sums |= checks
         layers = {}
         if self.with_statistics:
             layers["statistics"] = layer_statistics(state.params, grads, updates)
@@ -172,18 +174,20 @@ class TrainStep:
 
     def _without_nonfinite(
         self, state: TrainState, new: TrainState, grads: Any, loss: jax.Array
-    ) -> tuple[TrainState, jax.Array]:
-        """The new state, or the old one if the new one is not finite, and the sum `nonfinite`."""
+    ) -> tuple[TrainState, Sums]:
+        """The new state, or the old one if the new one is not finite, and the sums about that."""
         # A non-finite gradient makes the optimizer's state or the parameters non-finite.
         finite = all_finite((loss, new))
         overflow = jnp.bool_(False)
+        checks = {}
         if self.skip_nonfinite or state.loss_scale is not None:
             new = jax.tree.map(partial(jnp.where, finite), new, state)
         if state.loss_scale is not None:
             finite_grads = all_finite(grads)
             overflow = ~finite_grads & state.loss_scale.can_shrink()
             new = new.replace(loss_scale=state.loss_scale.update(finite_grads))
-        return new, (~finite & ~overflow).astype(jnp.float32)
+            checks["left_out"] = overflow.astype(jnp.float32)
+        return new, checks | {"nonfinite": (~finite & ~overflow).astype(jnp.float32)}
 
 
 def _accumulated_gradients(

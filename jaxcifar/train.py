@@ -45,8 +45,8 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
     Raises:
       InputError: if the config is invalid or differs from the run's, the data is missing or differs
         from the run's, or another process trains in the workdir.
-      NonFinite: an `InputError`; if a step produces NaN or infinity, unless `train.on_nonfinite`
-        and `train.nonfinite_limit` let the run continue.
+      NonFinite: an `InputError`; if a step or an evaluation produces NaN or infinity, unless
+        `train.on_nonfinite` and `train.nonfinite_limit` let the run continue.
       StoppedError: after SIGTERM or SIGINT, once the state is saved; or if it cannot be saved.
     """
     validate(config)
@@ -142,7 +142,7 @@ def _loop(attempt: Attempt) -> Results:
     """Trains to the end, or until early stopping or a signal; returns the last results."""
     if attempt.is_out_of_patience():
         attempt.log.print(f"stopped early before step {attempt.step:,}")
-        return attempt.evaluator(attempt.state)
+        return attempt.last_results()
     attempt.stop_if_signalled(attempt.agreed_signal())
 
     for call in attempt.calls():
@@ -166,7 +166,7 @@ def _loop(attempt: Attempt) -> Results:
         attempt.stop_if_signalled(signalled)
         attempt.throughput.start()
 
-    return attempt.results or attempt.evaluator(attempt.state)
+    return attempt.last_results()
 
 
 def _stop_if_saving(checkpoints: Checkpoints, error: NonFinite) -> None:

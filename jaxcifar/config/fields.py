@@ -295,8 +295,9 @@ FIELDS: dict[str, Field] = {
         "smallest change of eval.best_metric that counts as an improvement", at_least(0),
         only_if=is_set("train.early_stopping_patience")),
     "train.on_nonfinite": Field("stop",
-        "after NaN or infinity in a step: stop the run, skip the step's update, or roll back to "
-        "the last checkpoint with a lower learning rate", one_of("stop", "skip", "rollback")),
+        "after NaN or infinity in a step or an evaluation: stop the run, skip the step's update or "
+        "the evaluation (the last one stops the run), or roll back to the last checkpoint with a "
+        "lower learning rate", one_of("stop", "skip", "rollback")),
     "train.nonfinite_limit": Field(10,
         "number of skipped steps or of rollbacks after which the run stops", at_least(1),
         only_if=equals("train.on_nonfinite", "skip", "rollback")),

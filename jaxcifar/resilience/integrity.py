@@ -111,5 +111,5 @@ def _size_and_hash(path: Path, sync: bool = False) -> list[int | str]:
 
 def _render(content: dict[str, Any]) -> bytes:
     """Serialises a manifest canonically, so that any change to the file is detected."""
-    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(content, allow_nan=False).encode()).hexdigest()
     return json.dumps({**content, "sha256": digest}, indent=1).encode()

@@ -23,7 +23,7 @@ from jaxcifar.config.structure import with_new_names
 from jaxcifar.errors import InputError
 from jaxcifar.kernels import native
 from jaxcifar.kernels.backend import is_cpu
-from jaxcifar.resilience.files import write_json
+from jaxcifar.resilience.files import json_numbers, write_json
 from jaxcifar.resilience.trees import shorten, tree_sha256
 
 _FILE = "manifest.json"
@@ -165,7 +165,7 @@ def read(workdir: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        run = json.loads(path.read_text())
+        run = json_numbers(json.loads(path.read_text()))  # earlier versions wrote a bare NaN
         return {**run, "config": with_new_names(run["config"])} if "config" in run else {**run}
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: not a valid manifest: {error}") from error
