@@ -77,6 +77,7 @@ def _train(
     check_data(workdir, fingerprints)
     if jax.process_index() == 0 and (looked := look_through(splits, config.dataset)):
         print(looked, flush=True)
+    processes.barrier()  # the others write nothing before
     plan = durations(config, splits["train"].size)
     lock.acquire()
     run = Run(config, workdir, splits, fingerprints, plan, signals, peers)
