@@ -80,6 +80,7 @@ class Attempt:
         self.state, self.progress = devices.replicate(start.state), start.progress
         self.step = self.first_step = self.peers.step = start.step
         self.results: Results = {}
+        self._left_out = nonfinite.LeftOutRow()
         self._in_flight: list[tuple[int, metrics.Sums]] = []
         self._workdir, self._run_manifest = run.workdir, manifest.to_carry(run.workdir)
         self._has_saved = manifest.saved_step(self._run_manifest) > 0
@@ -117,8 +118,13 @@ class Attempt:
         Raises:
           NonFinite: if a step's numbers are not finite, unless such steps are skipped.
         """
-        for first_step, sums in self._in_flight:
-            done = by_step(devices.fetch(sums))
+        steps = [(first_step, by_step(devices.fetch(sums))) for first_step, sums in self._in_flight]
+        for first_step, done in steps:
+            self._left_out.add(first_step, done)
+        if warning := self._left_out.warning():
+            scale = float(devices.fetch(self.state.loss_scale.scale))
+            self.log.print(f"warning: {warning}; the loss scale is now {scale:.4g}")
+        for first_step, done in steps:
             nonfinite.check_steps(
                 self.config.train, first_step, done, self.progress.skipped_steps, self.state
             )
@@ -151,10 +157,16 @@ class Attempt:
             self.log.log_histograms(self.step, *arrays)
 
     def evaluate(self) -> bool:
-        """Evaluates and logs; returns whether the validation score is the best so far."""
+        """Evaluates and logs; returns whether the validation score is the best so far.
+
+        Raises:
+          NonFinite: if the metrics are not finite, unless such steps are skipped and this is not
+            the last one.
+        """
         self.results = self.evaluator(self.state)
         for name, scalars in self.results.items():
             self.log.log_evaluation(self.step, name, scalars)
+        self._check_results(is_last=self.step == self.plan.num_steps)
         if "validation" not in self.results:
             return False
         metric = self.config.eval.best_metric
@@ -165,6 +177,21 @@ class Attempt:
             self.config.train.early_stopping_min_delta,
         )
         return self.progress.best_step == self.step
+
+    def last_results(self) -> Results:
+        """Returns the metrics of the last evaluation, which is made now if there was none.
+
+        Raises:
+          NonFinite: if they are not finite.
+        """
+        self.results = self.results or self.evaluator(self.state)
+        self._check_results(is_last=True)
+        return self.results
+
+    def _check_results(self, *, is_last: bool) -> None:
+        train = self.config.train
+        if warning := nonfinite.check_evaluation(train, self.step, self.results, is_last=is_last):
+            self.log.print(f"warning: {warning}")
 
     def save(self) -> None:
         """Starts saving the state and the progress.

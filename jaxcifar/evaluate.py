@@ -17,7 +17,7 @@ from rich.text import Text
 from jaxcifar import devices, metrics
 from jaxcifar.config import durations
 from jaxcifar.config.validation import validate
-from jaxcifar.data import datasets, device_pipeline
+from jaxcifar.data import bad_images, datasets, device_pipeline
 from jaxcifar.data.batches import eval_batches
 from jaxcifar.data.image_folder import FolderSplit
 from jaxcifar.data.split import Batch, Split
@@ -127,9 +127,9 @@ class Evaluator:
         for batch in self._batches(name):
             total = metrics.add(total, devices.fetch(self._eval_step(variables, batch)))
         size = self._splits[name].size
-        if not total["count"]:
-            raise InputError(f"{name}: none of its {size} images can be decoded")
-        return total | {"skipped": size - total["count"]}
+        skipped = int(size - total["count"])
+        bad_images.check_share(name, skipped, size, size, self._config.dataset.max_bad_images)
+        return total | {"skipped": skipped}
 
 
 def _eval_resident(

@@ -91,20 +91,26 @@ class TrainStep:
 
         Args:
           state: the same on all devices.
-          batch: image uint8 [B, H, W, C], label int32 [B], mask bool [B].
+          batch: image uint8 [B, H, W, C], label int32 [B], mask bool [B]; and, where images may
+            be skipped, replaced bool [B], True where the slot shows another image instead.
 
         Returns:
           state: the next state, the same on all devices.
           sums: metric sums over the whole batch, computed before the update;
-            `skipped`, the number of padding examples; and
+            `skipped`, the number of padding examples and of replaced ones; and
             `nonfinite`, float32: 1 if the loss or the next state is not finite, else 0. It is also
-            0 if the update was left out because of a loss scale that can still be halved.
+            0 if the update was left out because of a loss scale that can still be halved; where
+            there is a loss scale, `left_out` is 1 then.
           layers: `statistics` (see `layer_statistics`) and `gradients`, if requested.
         """
         examples, dropout_key = self._augmented(state.step, batch)
         grads, batch_stats, sums = self._gradients(state, examples, dropout_key)
+        if "replaced" in batch:
+            replaced = jnp.sum(batch["replaced"], dtype=jnp.float32)
+            sums["skipped"] += lax.psum(replaced, self.axis_name)
         new, updates = self._updated(state, grads, batch_stats)
-        new, sums["nonfinite"] = self._without_nonfinite(state, new, grads, sums["loss"])
+        new, checks = self._without_nonfinite(state, new, grads, sums["loss"])
+        sums |= checks
         layers = {}
         if self.with_statistics:
             layers["statistics"] = layer_statistics(state.params, grads, updates)
@@ -168,18 +174,20 @@ class TrainStep:
 
     def _without_nonfinite(
         self, state: TrainState, new: TrainState, grads: Any, loss: jax.Array
-    ) -> tuple[TrainState, jax.Array]:
-        """The new state, or the old one if the new one is not finite, and the sum `nonfinite`."""
+    ) -> tuple[TrainState, Sums]:
+        """The new state, or the old one if the new one is not finite, and the sums about that."""
         # A non-finite gradient makes the optimizer's state or the parameters non-finite.
         finite = all_finite((loss, new))
         overflow = jnp.bool_(False)
+        checks = {}
         if self.skip_nonfinite or state.loss_scale is not None:
             new = jax.tree.map(partial(jnp.where, finite), new, state)
         if state.loss_scale is not None:
             finite_grads = all_finite(grads)
             overflow = ~finite_grads & state.loss_scale.can_shrink()
             new = new.replace(loss_scale=state.loss_scale.update(finite_grads))
-        return new, (~finite & ~overflow).astype(jnp.float32)
+            checks["left_out"] = overflow.astype(jnp.float32)
+        return new, checks | {"nonfinite": (~finite & ~overflow).astype(jnp.float32)}
 
 
 def _accumulated_gradients(

@@ -12,6 +12,7 @@ from jaxcifar.attempt import Attempt, Run
 from jaxcifar.config import durations
 from jaxcifar.config.validation import validate
 from jaxcifar.data import datasets
+from jaxcifar.data.first_look import look_through
 from jaxcifar.errors import StoppedError
 from jaxcifar.evaluate import Results
 from jaxcifar.kernels import backend, native
@@ -49,8 +50,8 @@ def train(
     Raises:
       InputError: if the config is invalid or differs from the run's, the data is missing or differs
         from the run's, or another process trains in the workdir.
-      NonFinite: an `InputError`; if a step produces NaN or infinity, unless `train.on_nonfinite`
-        and `train.nonfinite_limit` let the run continue.
+      NonFinite: an `InputError`; if a step or an evaluation produces NaN or infinity, unless
+        `train.on_nonfinite` and `train.nonfinite_limit` let the run continue.
       StoppedError: after SIGTERM or SIGINT, once the state is saved; or if it cannot be saved.
     """
     validate(config)
@@ -80,6 +81,9 @@ def _train(
     info = normalization.with_recorded(workdir, datasets.info(config.dataset))
     splits = datasets.load(config.dataset)
     fingerprints = check_splits(workdir, splits, config.dataset.fingerprint)
+    if jax.process_index() == 0:
+        _print_once(look_through(splits, config.dataset))
+    processes.barrier()  # the others write nothing before
     plan = durations(config, splits["train"].size)
     lock.acquire()
     if len(np.unique(splits["train"].labels)) == 1:
@@ -152,7 +156,7 @@ def _loop(attempt: Attempt) -> Results:
     """Trains to the end, or until early stopping or a signal; returns the last results."""
     if attempt.is_out_of_patience():
         attempt.log.print(f"stopped early before step {attempt.step:,}")
-        return attempt.evaluator(attempt.state)
+        return attempt.last_results()
     attempt.stop_if_signalled(attempt.agreed_signal())
 
     for call in attempt.calls():
@@ -176,7 +180,7 @@ def _loop(attempt: Attempt) -> Results:
         attempt.stop_if_signalled(signalled)
         attempt.throughput.start()
 
-    return attempt.results or attempt.evaluator(attempt.state)
+    return attempt.last_results()
 
 
 def _stop_if_saving(checkpoints: Checkpoints, error: NonFinite) -> None:

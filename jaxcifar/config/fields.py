@@ -152,6 +152,13 @@ FIELDS: dict[str, Field] = {
     "dataset.on_bad_image": Field("error",
         "image_folder: stop with an error, or skip images that cannot be decoded",
         one_of("error", "skip"), only_if=_FOLDER),
+    "dataset.max_bad_images": Field(0.1,
+        "largest share of a split's images that may be skipped; with more the run stops",
+        _FRACTION, FREE, equals("dataset.on_bad_image", "skip")),
+    "dataset.check_seconds": Field(10.0,
+        "image_folder read by tf.data: time for decoding images at the start, those of validation "
+        "and test first, so that bad ones are found before training; 0: none", at_least(0), FREE,
+        _STREAMED),
     "dataset.exif_orientation": Field(False,
         "image_folder: turn each image as the orientation in its EXIF data says, for training and "
         "evaluation", only_if=_FOLDER),
@@ -318,8 +325,9 @@ FIELDS: dict[str, Field] = {
         "smallest change of eval.best_metric that counts as an improvement", at_least(0),
         only_if=is_set("train.early_stopping_patience")),
     "train.on_nonfinite": Field("stop",
-        "after NaN or infinity in a step: stop the run, skip the step's update, or roll back to "
-        "the last checkpoint with a lower learning rate", one_of("stop", "skip", "rollback")),
+        "after NaN or infinity in a step or an evaluation: stop the run, skip the step's update or "
+        "the evaluation (the last one stops the run), or roll back to the last checkpoint with a "
+        "lower learning rate", one_of("stop", "skip", "rollback")),
     "train.nonfinite_limit": Field(10,
         "number of skipped steps or of rollbacks after which the run stops", at_least(1),
         only_if=equals("train.on_nonfinite", "skip", "rollback")),

@@ -38,6 +38,7 @@ def train_batches(
             horizontal_flip=config.augment.horizontal_flip,
             area=(config.augment.crop_area, 1.0),
             on_bad_image=config.dataset.on_bad_image,
+            max_bad_images=config.dataset.max_bad_images,
             exif_orientation=config.dataset.exif_orientation,
         )
         return _with_channels(batches, config.dataset.channels)
@@ -65,6 +66,7 @@ def eval_batches(
             **common,
             image_size=config.dataset.image_size or FOLDER_IMAGE_SIZE,
             on_bad_image=config.dataset.on_bad_image,
+            max_bad_images=config.dataset.max_bad_images,
             exif_orientation=config.dataset.exif_orientation,
         )
         return _with_channels(batches, config.dataset.channels)

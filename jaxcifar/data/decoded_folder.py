@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from jaxcifar.data import exif, fitting
+from jaxcifar.data import bad_images, exif, fitting
 from jaxcifar.data.host_memory import check_fits
 from jaxcifar.data.image_folder import FolderSplit
 from jaxcifar.data.split import Split
@@ -30,7 +30,12 @@ _TURNS = {
 
 
 def decode(
-    split: FolderSplit, image_size: int, on_bad_image: str, exif_orientation: bool = False
+    split: FolderSplit,
+    image_size: int,
+    *,
+    on_bad_image: str,
+    max_bad_images: float = 1.0,
+    exif_orientation: bool = False,
 ) -> Split:
     """Returns the images of a split, decoded and resized, in the split's order.
 
@@ -39,11 +44,12 @@ def decode(
       image_size: height and width of the result, in pixels.
       on_bad_image: "error" or "skip", which leaves images out that cannot be decoded, with a
         warning that names the file.
+      max_bad_images: largest share of the split's images that may be left out.
       exif_orientation: whether images are first turned as their EXIF data says.
 
     Raises:
       InputError: if the images do not fit in memory, a file cannot be read, one cannot be decoded
-        and is not skipped, or none can.
+        and is not skipped, or too many cannot.
     """
     shape = (split.size, image_size, image_size, 3)
     check_fits(split.root, shape)
@@ -59,12 +65,8 @@ def decode(
             raise InputError(f"{path} cannot be read: {error.strerror}") from error
         try:
             images[index] = _decode(contents, image_size, exif_orientation)
-        except Exception as error:  # Pillow's decoders raise many types
-            if on_bad_image == "error":
-                raise InputError(
-                    f"{path} cannot be decoded: it is empty, truncated, huge, or not an image; "
-                    "replace it, or leave such images out with --config.dataset.on_bad_image=skip"
-                ) from error
+        except Exception:  # Pillow's decoders raise many types
+            bad_images.check_image(path, on_bad_image)
             good[index] = False
 
     limit = Image.MAX_IMAGE_PIXELS
@@ -81,10 +83,10 @@ def decode(
         Image.MAX_IMAGE_PIXELS = limit
     if good.all():
         return Split(images, split.labels)
-    for index in np.flatnonzero(~good):
-        logging.warning("%s cannot be decoded: left out", split.path(index))
-    if not good.any():
-        raise InputError(f"{split.root}: none of the {split.size} images of a split can be decoded")
+    bad = [split.path(index) for index in np.flatnonzero(~good)]
+    for path in bad:
+        logging.warning("%s cannot be decoded: left out", path)
+    bad_images.check_share(split.root, bad, split.size, split.size, max_bad_images)
     return Split(images[good], split.labels[good])
 
 

@@ -1,12 +1,15 @@
 """Batches of images from a folder, decoded and cropped by tf.data.
 
 Images are decoded as they are needed, and only the part that is needed; otherwise batches keep the
-contract of `host_pipeline`. An image that cannot be decoded is an error; or else its slot is black
-with mask False, and a warning names the file once. The number of skipped images is that of the
-slots with mask False in training, and `split.size` minus the slots with mask True in evaluation.
+contract of `host_pipeline`. An image that cannot be decoded is an error; or else it is skipped, and
+a warning names the file once. In evaluation the slot of a skipped image is black, with mask False.
+In training it shows another image, because a black one would enter the batch statistics: the image
+half an epoch further on in the same epoch's order, or the next one that can be decoded. So it
+depends on the seed and the position alone. `replaced` in the batch marks such slots.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +17,7 @@ import numpy as np
 from absl import logging
 
 from jaxcifar import errors
+from jaxcifar.data import bad_images
 from jaxcifar.data.image_decoding import (
     ATTEMPTS,
     ChooseView,
@@ -32,8 +36,11 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
+_MAX_ATTEMPTS = 100  # other images that are tried for a slot
+
+
 class _Drawn(NamedTuple):
-    """The image at a position, and how it is shown.
+    """An image for a position, and how it is shown.
 
     Attributes:
       index: index of the image, int64 []; -1 for padding.
@@ -44,6 +51,11 @@ class _Drawn(NamedTuple):
     index: "tf.Tensor"
     choose_view: ChooseView
     mirrored: "tf.Tensor"
+
+
+# (position, attempt), int64 [] each -> the image; attempts above 0 are for those before them that
+# cannot be decoded.
+_Draw = Callable[["tf.Tensor", "tf.Tensor"], _Drawn]
 
 
 class _Slots(NamedTuple):
@@ -73,6 +85,7 @@ def train_batches(
     horizontal_flip: bool = True,
     area: tuple[float, float] = (0.08, 1.0),
     on_bad_image: str = "error",
+    max_bad_images: float = 1.0,
     exif_orientation: bool = False,
 ) -> Iterator[Batch]:
     """Yields this process's share of the training batches of steps first_step to num_steps - 1.
@@ -86,18 +99,22 @@ def train_batches(
       batch_size, seed, first_step, num_steps, process, num_processes: as in `host_pipeline`.
       horizontal_flip: whether half of the images are mirrored.
       area: range of the crop's area, as a share of the image's.
-      on_bad_image: "error" or "skip".
+      on_bad_image: "error" or "skip"; with the latter the batches also have `replaced`, bool [B].
+      max_bad_images: largest share of the split's images that may be skipped.
       exif_orientation: whether images are turned as their EXIF data says.
 
     Raises:
       InputError: at the batch with a file that cannot be read, or that cannot be decoded and is not
-        skipped.
+        skipped; or when too many are skipped, or no image can be found in place of one.
     """
     tf = import_tensorflow()
     order_key, augment_key = stream_key(seed, "order"), stream_key(seed, "augment")
 
-    def draw(position: tf.Tensor) -> _Drawn:
-        index = shuffled(position[None], split.size, order_key)[0]
+    def draw(position: tf.Tensor, attempt: tf.Tensor) -> _Drawn:
+        place = position % split.size
+        other = (place + split.size // 2 + attempt - 1) % split.size
+        shown = position - place + tf.where(attempt > 0, other, place)
+        index = shuffled(shown[None], split.size, order_key)[0]
         # One row of four words for each attempt, and one for the mirroring.
         rows = ATTEMPTS + 1
         random = random_words(position * rows + tf.range(rows, dtype=tf.int64), augment_key)
@@ -111,7 +128,10 @@ def train_batches(
 
     slots = _Slots(batch_size, process, num_processes)
     steps = range(first_step, num_steps)
-    return _batches(split, draw, image_size, slots, steps, on_bad_image, exif_orientation)
+    replaces = on_bad_image == "skip"
+    attempts = 1 + (min(split.size, _MAX_ATTEMPTS) if replaces else 0)
+    batches = _batches(split, draw, image_size, slots, steps, attempts, exif_orientation)
+    return _checked(batches, split, on_bad_image, max_bad_images, replaces=replaces)
 
 
 def eval_batches(
@@ -123,6 +143,7 @@ def eval_batches(
     process: int = 0,
     num_processes: int = 1,
     on_bad_image: str = "error",
+    max_bad_images: float = 1.0,
     exif_orientation: bool = False,
 ) -> Iterator[Batch]:
     """Yields this process's share of the batches that hold every example of `split` once.
@@ -140,8 +161,7 @@ def eval_batches(
       batch_size, process, num_processes: as in `host_pipeline`.
       resize: length of the resized shorter side in pixels, at least image_size; 256 / 224 of
         image_size if None.
-      on_bad_image: "error" or "skip".
-      exif_orientation: whether images are turned as their EXIF data says.
+      on_bad_image, max_bad_images, exif_orientation: as in `train_batches`.
 
     Raises:
       InputError: as `train_batches`; or if `resize` is too small.
@@ -149,87 +169,147 @@ def eval_batches(
     resize = round(image_size * 256 / 224) if resize is None else resize
     if resize < image_size:
         raise InputError(f"resize = {resize} is below image_size = {image_size}")
-    tf = import_tensorflow()
 
-    def choose_view(height: tf.Tensor, width: tf.Tensor) -> View:
+    def choose_view(height: "tf.Tensor", width: "tf.Tensor") -> View:
         return centre_view(height, width, resize, image_size)
-
-    def draw(position: tf.Tensor) -> _Drawn:
-        index = tf.where(position < split.size, position, -1)
-        return _Drawn(index, choose_view, tf.constant(False))
 
     slots = _Slots(batch_size, process, num_processes)
     num_batches = -(-split.size // batch_size)
-    steps = range(num_batches)
-    return _batches(split, draw, image_size, slots, steps, on_bad_image, exif_orientation)
+    draw, steps = _in_order(split, choose_view), range(num_batches)
+    batches = _batches(split, draw, image_size, slots, steps, 1, exif_orientation)
+    return _checked(batches, split, on_bad_image, max_bad_images)
+
+
+def find_bad_images(
+    split: FolderSplit, *, image_size: int, seconds: float, whole: bool
+) -> tuple[list[int], int]:
+    """Decodes the images of a split in order, to find those that cannot be decoded.
+
+    Args:
+      split: the images.
+      image_size: height and width of the result, which is not used, in pixels.
+      seconds: time after which no further batch is decoded; at least one is.
+      whole: whether whole images are decoded, any part of which may be a crop in training, rather
+        than the part that evaluation needs.
+
+    Returns:
+      The indices of the images that cannot be decoded, and the number of images looked at.
+    """
+    tf = import_tensorflow()
+
+    def choose_view(height: tf.Tensor, width: tf.Tensor) -> View:
+        if not whole:
+            return centre_view(height, width, round(image_size * 256 / 224), image_size)
+        scale = image_size / tf.stack([height, width])
+        return View((tf.constant(0), tf.constant(0), height, width), scale, tf.zeros_like(scale))
+
+    slots = _Slots(min(split.size, 32), 0, 1)
+    steps = range(-(-split.size // slots.batch_size))
+    draw = _in_order(split, choose_view)
+    bad: list[int] = []
+    looked, start = 0, time.monotonic()
+    for batch in _batches(split, draw, image_size, slots, steps, 1, exif_orientation=False):
+        bad += batch["index"][(batch["index"] >= 0) & ~batch["mask"]].tolist()
+        looked += int(np.sum(batch["index"] >= 0))
+        if time.monotonic() - start > seconds:
+            break
+    return bad, looked
+
+
+def _in_order(split: FolderSplit, choose_view: ChooseView) -> _Draw:
+    """Draws every image once, in the order of the split, and padding after the last."""
+    tf = import_tensorflow()
+
+    def draw(position: tf.Tensor, attempt: tf.Tensor) -> _Drawn:
+        index = tf.where(position < split.size, position, -1)
+        return _Drawn(index, choose_view, tf.constant(False))
+
+    return draw
 
 
 def _batches(
     split: FolderSplit,
-    draw: Callable[["tf.Tensor"], _Drawn],
+    draw: _Draw,
     image_size: int,
     slots: _Slots,
     steps: range,
-    on_bad_image: str,
+    attempts: int,
     exif_orientation: bool,
-) -> Iterator[Batch]:
-    """Yields the batches of these steps; `draw` gets a position, int64 []."""
-    if on_bad_image not in ("error", "skip"):
-        raise errors.unknown("on_bad_image", on_bad_image, ("error", "skip"))
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the batches of these steps.
+
+    They also have `index`, int64 [B], that of the first image drawn for the slot, and `shown`, that
+    of the image in the slot: the first of `attempts` drawn that can be decoded, or -1.
+    """
     tf = import_tensorflow()
     share = slots.batch_size // slots.num_processes
     first_slot = slots.process * share
     paths = tf.constant([os.fsencode(split.path(index)) for index in range(split.size)])
     labels = tf.constant(split.labels)
     black = tf.zeros([image_size, image_size, 3], tf.uint8)
+    none = tf.constant(-1, tf.int64)
 
     @tf.autograph.experimental.do_not_convert  # conversion writes temporary files
     def make_example(number: tf.Tensor) -> dict[str, tf.Tensor]:
         position = number // share * slots.batch_size + first_slot + number % share
-        index, choose_view, mirrored = draw(position)
-        exists, source = index >= 0, tf.maximum(index, 0)
-        found = tf.data.Dataset.from_tensors(paths[source]).take(tf.cast(exists, tf.int64))
+
+        def show(attempt: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            index, choose_view, mirrored = draw(position, attempt)
+            image = read_image(paths[index], choose_view, image_size, exif_orientation)
+            return tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image), index
+
+        index = draw(position, tf.constant(0, tf.int64)).index
+        found = tf.data.Dataset.range(tf.where(index >= 0, tf.constant(attempts, tf.int64), 0))
         # An error in a map ends the iteration; here it only leaves out the one element.
-        found = found.map(
-            lambda path: (read_image(path, choose_view, image_size, exif_orientation), True)
-        )
-        found = found.ignore_errors()
-        found = found.concatenate(tf.data.Dataset.from_tensors((black, False))).take(1)
-        image, decoded = found.get_single_element()
-        image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
-        return {"image": image, "label": labels[source], "mask": decoded, "index": index}
+        found = found.map(show).ignore_errors()
+        found = found.concatenate(tf.data.Dataset.from_tensors((black, none))).take(1)
+        image, shown = found.get_single_element()
+        label = labels[tf.maximum(tf.where(shown >= 0, shown, index), 0)]
+        return {"image": image, "label": label, "mask": shown >= 0, "index": index, "shown": shown}
 
     dataset = tf.data.Dataset.range(steps.start * share, steps.stop * share)
     dataset = dataset.map(make_example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.batch(share, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
-
-    return _checked(dataset.as_numpy_iterator(), split, on_bad_image)
+    return dataset.as_numpy_iterator()
 
 
 def _checked(
-    batches: Iterator[dict[str, np.ndarray]], split: FolderSplit, on_bad_image: str
+    batches: Iterator[dict[str, np.ndarray]],
+    split: FolderSplit,
+    on_bad_image: str,
+    max_bad_images: float,
+    *,
+    replaces: bool = False,
 ) -> Iterator[Batch]:
-    """Yields batches without their `index`; an undecoded image raises or is warned about once."""
-    skipped = set()
-    for batch in batches:
-        indices = batch.pop("index")
-        for index in indices[(indices >= 0) & ~batch["mask"]]:
-            _check_bad_image(split.path(index), on_bad_image)
-            if index not in skipped:
-                logging.warning("%s cannot be decoded: skipped", split.path(index))
-            skipped.add(index)
-        yield batch
+    """Returns the batches without `index` and `shown`; bad images raise or are warned about once.
 
+    Args:
+      batches: see `_batches`.
+      split: the images.
+      on_bad_image, max_bad_images: see `train_batches`.
+      replaces: whether other images are shown in place of bad ones, marked in `replaced`.
+    """
+    if on_bad_image not in ("error", "skip"):
+        raise errors.unknown("on_bad_image", on_bad_image, ("error", "skip"))
 
-def _check_bad_image(path: str, on_bad_image: str) -> None:
-    try:
-        open(path, "rb").close()
-    except OSError as error:
-        # Never skipped: storage that is no longer reachable is not a set of corrupt images.
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    if on_bad_image == "error":
-        raise InputError(
-            f"{path} cannot be decoded: it is empty, truncated, huge, or not a JPEG, PNG, WebP, "
-            "BMP or GIF; replace it, or skip such images with "
-            "--config.dataset.on_bad_image=skip"
-        )
+    def check() -> Iterator[Batch]:
+        skipped: dict[int, str] = {}
+        read = np.zeros(split.size, bool)
+        for batch in batches:
+            index, shown = batch.pop("index"), batch.pop("shown")
+            read[index[index >= 0]] = True
+            for bad in index[(index >= 0) & (shown != index)].tolist():
+                path = split.path(bad)
+                bad_images.check_image(path, on_bad_image)
+                if bad not in skipped:
+                    logging.warning("%s cannot be decoded: skipped", path)
+                skipped[bad] = path
+            bad_images.check_share(
+                split.root, skipped.values(), int(read.sum()), split.size, max_bad_images
+            )
+            if replaces:
+                batch["replaced"] = shown != index
+                bad_images.check_found(split.root, shown, skipped.values())
+            yield batch
+
+    return check()

@@ -47,6 +47,7 @@ class _Wanted(NamedTuple):
     validation_size: int
     validation_seed: int
     on_bad_image: str
+    max_bad_images: float
     exif_orientation: bool
     is_measured: bool
     files: tuple[tuple[str, int, int], ...]
@@ -128,7 +129,13 @@ def _decode_folder(wanted: _Wanted) -> Loaded:
     files = scan_folder(wanted.data_dir, wanted.test_size)
     size = wanted.image_size or FOLDER_IMAGE_SIZE
     train, test = (
-        decoded_folder.decode(files[name], size, wanted.on_bad_image, wanted.exif_orientation)
+        decoded_folder.decode(
+            files[name],
+            size,
+            on_bad_image=wanted.on_bad_image,
+            max_bad_images=wanted.max_bad_images,
+            exif_orientation=wanted.exif_orientation,
+        )
         for name in ("train", "test")
     )
     class_names = files["train"].class_names

@@ -10,7 +10,8 @@ import numpy as np
 from jaxcifar.errors import InputError
 
 # {"image": uint8 [B, H, W, C], "label": int32 [B], "mask": bool [B]}. Where the mask is False the
-# slot holds no example: it is padding, or an image that cannot be decoded.
+# slot holds no example: it is padding, or an image that cannot be decoded. Training batches from a
+# folder whose bad images are skipped also have "replaced": bool [B], see `folder_pipeline`.
 Batch = dict[str, np.ndarray | jax.Array]
 
 

@@ -221,10 +221,16 @@ class Checkpoints:
         if name == "best":
             try:
                 step = self._store.best(steps)
+                evaluations = 0 if step else self._store.evaluations_without_score(steps[-1])
             except integrity.DamageError as error:
                 if steps != self._store.steps():
                     return self.find(name)  # a running training has just replaced one
                 raise InputError(f"{self._directory}: a checkpoint is damaged: {error}") from error
+            if evaluations:
+                raise InputError(
+                    f"{self._directory}: no best checkpoint: the validation metric was NaN or "
+                    f"infinite in each of {evaluations:,} evaluations"
+                )
             if not step:
                 raise InputError(
                     f"{self._directory}: no best checkpoint: it was deleted, or the run has no "

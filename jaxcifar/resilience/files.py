@@ -1,9 +1,10 @@
 """Files and directories that are replaced atomically, so that no reader sees half of one."""
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,29 @@ def remove(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replaces a JSON file atomically; the new contents are on disk when this returns."""
-    text = json.dumps(value, indent=2) + "\n"
+    """Replaces a JSON file atomically; the new contents are on disk when this returns.
+
+    The numbers that JSON does not have are written as `json_numbers` returns them.
+    """
+    text = json.dumps(json_numbers(value), indent=2, allow_nan=False) + "\n"
     with replacing(path) as part, part.open("w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def json_numbers(value: Any) -> Any:
+    """Returns a value for JSON with "NaN", "Infinity" and "-Infinity" in place of these numbers.
+
+    `float` reads these strings back. Unlike NaN they are equal to themselves.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {key: json_numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_numbers(item) for item in value]
+    return value
 
 
 def _discard(part: Path) -> None:

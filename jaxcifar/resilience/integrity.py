@@ -121,5 +121,5 @@ def _open(path: Path) -> BinaryIO:
 
 def _render(content: dict[str, Any]) -> bytes:
     """Serialises a manifest canonically, so that any change to the file is detected."""
-    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(content, allow_nan=False).encode()).hexdigest()
     return json.dumps({**content, "sha256": digest}, indent=1).encode()

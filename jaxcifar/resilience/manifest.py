@@ -24,7 +24,7 @@ from jaxcifar.errors import InputError
 from jaxcifar.kernels import native
 from jaxcifar.kernels.backend import is_cpu
 from jaxcifar.regular_files import check_regular
-from jaxcifar.resilience.files import write_json
+from jaxcifar.resilience.files import json_numbers, write_json
 from jaxcifar.resilience.store import CheckpointStore
 from jaxcifar.resilience.trees import shorten, tree_sha256
 
@@ -264,7 +264,8 @@ def _read_file(workdir: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        run = _with_new_names(json.loads(path.read_text()))
+        # Earlier versions wrote a bare NaN.
+        run = _with_new_names(json_numbers(json.loads(path.read_text())))
         for name, kind in _KINDS.items():
             if not isinstance(run.get(name, kind()), kind):
                 raise TypeError(f"{name} must be a {kind.__name__}")

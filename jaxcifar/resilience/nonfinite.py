@@ -7,6 +7,7 @@ factor. The result is therefore bit-for-bit the same wherever the run is interru
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from jaxcifar.errors import InputError
 from jaxcifar.metrics.layer_statistics import layer_of, shorten_names
 from jaxcifar.resilience.manifest import read, update
 
+_LONG_ROW = 5  # a loss scale that starts too large is usually found in fewer steps
+
 
 class NonFinite(InputError):
-    """A training step produced NaN or infinity.
+    """A training step or an evaluation produced NaN or infinity.
 
     Attributes:
       step: number of updates made, including this one.
@@ -31,6 +34,43 @@ class NonFinite(InputError):
     def __init__(self, step: int, reason: str, advice: str = ""):
         super().__init__(f"step {step:,}: {reason}{advice}")
         self.step, self.reason = step, reason
+
+
+class LeftOutRow:
+    """Counts updates in a row that were left out because the loss scale was too large."""
+
+    def __init__(self) -> None:
+        """Starts with no such update."""
+        self._length, self._warn_at = 0, _LONG_ROW
+        self._warning = ""
+
+    def add(self, first_step: int, sums: Sequence[Mapping[str, Any]]) -> None:
+        """Adds steps.
+
+        Args:
+          first_step: number of updates before the first of the steps.
+          sums: metric sums of each step, fetched to the host.
+        """
+        for step, values in enumerate(sums, first_step + 1):
+            if not values.get("left_out"):
+                self._length, self._warn_at = 0, _LONG_ROW
+                continue
+            self._length += 1
+            if self._length >= self._warn_at:
+                self._warning = (
+                    f"step {step:,}: {self._length} updates in a row were left out because their "
+                    "gradients overflowed"
+                )
+
+    def warning(self) -> str:
+        """Returns a warning about a long row among the steps added since the last call, or "".
+
+        A row that continues is named again when it is twice as long.
+        """
+        warning, self._warning = self._warning, ""
+        if warning and self._length:
+            self._warn_at = 2 * self._length
+        return warning
 
 
 def check_steps(
@@ -67,6 +107,36 @@ def check_steps(
                 f"not finite again; {skipped - 1} steps were already skipped and "
                 f"train.nonfinite_limit = {train.nonfinite_limit}",
             )
+
+
+def check_evaluation(
+    train: ConfigDict, step: int, results: Mapping[str, Mapping[str, float]], *, is_last: bool
+) -> str:
+    """Checks that an evaluation was finite; only the last one need be if steps are skipped.
+
+    Args:
+      train: the `train` section of the config.
+      step: number of updates made.
+      results: scalar metrics by split.
+      is_last: whether the run ends with this evaluation.
+
+    Returns:
+      A warning about an evaluation that is passed over, otherwise "".
+
+    Raises:
+      NonFinite: naming the splits and the loss.
+    """
+    bad = [
+        f"{name} (loss {scalars['loss']:.4g})" if "loss" in scalars else name
+        for name, scalars in results.items()
+        if not np.isfinite(list(scalars.values())).all()
+    ]
+    if not bad:
+        return ""
+    reason = f"the evaluation is not finite: {', '.join(bad)}"
+    if is_last or train.on_nonfinite != "skip":
+        raise NonFinite(step, reason)
+    return f"step {step:,}: {reason}"
 
 
 def check_state(step: int, state: Any) -> None:

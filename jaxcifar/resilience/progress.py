@@ -10,6 +10,8 @@ import numpy as np
 
 from jaxcifar import metrics
 
+_CHECKS = ("nonfinite", "left_out")  # sums that are no metrics
+
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
@@ -43,7 +45,7 @@ class Progress:
             the result does not depend on where a run was interrupted.
         """
         finite = [
-            {name: value for name, value in step.items() if name != "nonfinite"}
+            {name: value for name, value in step.items() if name not in _CHECKS}
             for step in sums
             if np.isfinite(step["loss"])
         ]

@@ -105,6 +105,15 @@ class CheckpointStore:
                 return best
         return 0
 
+    def evaluations_without_score(self, step: int) -> int:
+        """Returns how many evaluations a checkpoint knows of, if none of them had a finite score.
+
+        Raises:
+          DamageError: if its manifest is damaged.
+        """
+        progress = integrity.read(self.path(step))["progress"]
+        return 0 if progress["best_step"] else progress["stale_evaluations"]
+
     def write(self, step: int, state: Any, progress: Progress, carried: Carried) -> None:
         """Writes a checkpoint; it is completely on disk when this returns.
 

@@ -185,7 +185,7 @@ def optimized(name: str, arguments: dict, clip: bool) -> list:
 
 def write(name: str, value: dict) -> None:
     """Writes one golden file."""
-    (GOLDENS / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n")
+    (GOLDENS / f"{name}.json").write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def main() -> None:

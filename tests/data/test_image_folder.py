@@ -477,12 +477,14 @@ def test_bad_images_are_skipped_and_counted(train, with_bad_images):
     whole = batches(numbered(train), batch_size=15, num_steps=4)
     mask, labels = joined(found, "mask"), joined(found, "label")
     bad = [split.names.index(f"train/{name}.JPEG") for name in ("n02/1", "n03/7")]
-    assert sorted(labels[~mask]) == sorted(2 * bad)
+    replaced, whole_labels = joined(found, "replaced"), joined(whole, "label")
+    assert mask.all() and sorted(whole_labels[replaced]) == sorted(2 * bad)
+    assert not np.isin(labels, bad).any()
     # Everything else is unaffected.
-    np.testing.assert_array_equal(labels, joined(whole, "label"))
-    images = joined(found, "image")
-    assert not images[~mask].any()
-    np.testing.assert_array_equal(images[mask], joined(whole, "image")[mask])
+    np.testing.assert_array_equal(labels[~replaced], whole_labels[~replaced])
+    np.testing.assert_array_equal(
+        joined(found, "image")[~replaced], joined(whole, "image")[~replaced]
+    )
 
     test = with_bad_images["test"]
     found = list(eval_batches(test, image_size=SIZE, batch_size=4, on_bad_image="skip"))

@@ -119,6 +119,10 @@ def test_a_run_without_validation_has_no_best(tmp_path):
         checkpoints.save(1, state(1), Progress())
         with pytest.raises(InputError, match="no best checkpoint.*validation_size"):
             checkpoints.find("best")
+        progress = Progress().evaluated(2, float("nan"), 0.0)
+        checkpoints.save(2, state(2), progress.evaluated(2, -float("inf"), 0.0))
+        with pytest.raises(InputError, match="was NaN or infinite in each of 2 evaluations"):
+            checkpoints.find("best")
 
 
 def test_saving_a_step_again_is_not_silent(tmp_path):

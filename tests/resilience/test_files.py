@@ -42,3 +42,12 @@ def test_json_is_replaced_as_a_whole(tmp_path):
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_json_has_strings_for_numbers_that_are_not_finite(tmp_path):
+    path = tmp_path / "a.json"
+    infinity = float("inf")
+    write_json(path, {"loss": float("nan"), "bounds": [(-infinity, 0.5), (1, infinity)]})
+    found = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert found == {"loss": "NaN", "bounds": [["-Infinity", 0.5], [1, "Infinity"]]}
+    assert float(found["bounds"][0][0]) == -infinity

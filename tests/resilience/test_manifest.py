@@ -223,6 +223,17 @@ def test_the_end_is_recorded_until_the_next_start(config, tmp_path):
     assert "end" not in read(tmp_path)
 
 
+def test_an_end_that_is_not_finite_is_valid_json_and_equal_to_itself(config, tmp_path):
+    record_start(tmp_path, config, 0, DATA)
+    record_end(tmp_path, 3, {"a": np.ones(2)}, {"test": {"loss": np.float32(np.nan)}})
+    path = tmp_path / "manifest.json"
+    json.loads(path.read_text(), parse_constant=pytest.fail)
+    end = read(tmp_path)["end"]
+    assert end["metrics"] == {"test": {"loss": "NaN"}}
+    path.write_text(path.read_text().replace('"NaN"', "NaN"))  # as earlier versions wrote it
+    assert read(tmp_path)["end"] == end
+
+
 def test_each_start_is_recorded(config, tmp_path):
     record_start(tmp_path, config, 0, DATA)
     config.optimizer.learning_rate = 0.05

@@ -19,6 +19,7 @@ from jaxcifar import devices, steps
 from jaxcifar import train as train_module
 from jaxcifar.config import default
 from jaxcifar.errors import StoppedError
+from jaxcifar.evaluate import Evaluator
 from jaxcifar.optim.loss_scale import LossScale
 from jaxcifar.optim.optimizers import create_optimizer
 from jaxcifar.optim.schedules import with_rollback_factors
@@ -143,11 +144,11 @@ def test_a_skipped_update_is_left_out_as_a_whole(place, monkeypatch):
 
 def test_an_overflow_is_an_error_only_at_the_smallest_loss_scale():
     state, after, sums = one_step("gradient", optimizer("sgd"), scale=4.0)
-    assert sums["nonfinite"] == 0 and after.loss_scale.scale == 2
+    assert sums["nonfinite"] == 0 and sums["left_out"] == 1 and after.loss_scale.scale == 2
     jax.tree.map(np.testing.assert_array_equal, state.params, after.params)
     jax.tree.map(np.testing.assert_array_equal, state.ema, after.ema)
     _, _, sums = one_step("gradient", optimizer("sgd"), scale=1.0)
-    assert sums["nonfinite"] == 1
+    assert sums["nonfinite"] == 1 and sums["left_out"] == 0
     _, _, sums = one_step("statistic", optimizer("sgd"), scale=4.0)
     assert sums["nonfinite"] == 1
 
@@ -387,6 +388,70 @@ def test_with_on_error_continue_only_a_failed_last_save_stops_the_run(
         train(config, tmp_path)
         assert f"warning: {said}" in capsys.readouterr().out
     assert (14 in saved(config, tmp_path)) == ("end" in read(tmp_path)) == (not code)
+
+
+def test_a_long_row_of_updates_left_out_is_named_with_the_scale(spoil, tmp_path, capsys):
+    spoil(*range(2, 9))
+    train(small_run(train__precision="float16", train__num_steps=10, log__every_steps=20), tmp_path)
+    assert (
+        "warning: step 8: 7 updates in a row were left out because their gradients overflowed; the "
+        "loss scale is now 512\n" in capsys.readouterr().out
+    )
+
+
+def test_a_row_is_named_again_when_it_is_twice_as_long():
+    row, named = nonfinite.LeftOutRow(), []
+    for step, left_out in enumerate([1] * 4 + [0] + [1] * 12 + [0] + [1] * 5):
+        row.add(step, [{"left_out": left_out}])
+        if warning := row.warning():
+            named.append(warning.split(" updates")[0])
+    assert named == ["step 10: 5", "step 15: 10", "step 23: 5"]
+    row.add(23, [{"loss": 1.0}] + 5 * [{"left_out": 1.0}] + [{"left_out": 0.0}])
+    assert row.warning().startswith("step 29: 5 updates") and not row.warning()
+
+
+@pytest.fixture
+def spoil_evaluations(monkeypatch):
+    """Makes the test loss NaN at given steps, at each as often as it is listed."""
+
+    def spoil(*bad_steps):
+        steps = list(bad_steps)
+
+        def evaluate(self, state):
+            results = call(self, state)
+            if (step := int(devices.fetch(state.step))) in steps:
+                steps.remove(step)
+                results["test"]["loss"] = float("nan")
+            return results
+
+        call = Evaluator.__call__
+        monkeypatch.setattr(Evaluator, "__call__", evaluate)
+
+    return spoil
+
+
+@pytest.mark.parametrize("on_nonfinite, bad_step", [("stop", 5), ("skip", 14)])
+def test_an_evaluation_that_is_not_finite_stops_a_run(
+    on_nonfinite, bad_step, spoil_evaluations, tmp_path
+):
+    spoil_evaluations(5, bad_step)
+    config = small_run(train__on_nonfinite=on_nonfinite, eval__every_steps=5)
+    message = rf"step {bad_step}: the evaluation is not finite: test \(loss nan\)\nThe run has"
+    with pytest.raises(NonFinite, match=message):
+        train(config, tmp_path)
+    assert max(saved_steps(tmp_path), default=0) < bad_step and "end" not in read(tmp_path)
+
+
+def test_an_evaluation_before_the_end_is_passed_over_with_skip_or_rolled_back(
+    spoil_evaluations, tmp_path, capsys
+):
+    spoil_evaluations(10, 10)
+    train(small_run(train__on_nonfinite="skip", eval__every_steps=5), tmp_path / "skip")
+    assert "warning: step 10: the evaluation is not finite: test" in capsys.readouterr().out
+    train(small_run(train__on_nonfinite="rollback", eval__every_steps=5), tmp_path / "back")
+    (rollback,) = read(tmp_path / "back")["rollbacks"]
+    assert (rollback["step"], rollback["to_step"]) == (10, 5)
+    assert read(tmp_path / "back")["end"]["step"] == read(tmp_path / "skip")["end"]["step"] == 14
 
 
 def test_rollbacks_are_bounded_and_add_up(tmp_path):

@@ -12,7 +12,8 @@ def step_sums(loss, nonfinite=0.0):
 def test_sums_are_added_except_those_of_non_finite_steps():
     progress = Progress().add([step_sums(1), step_sums(np.nan, 1), step_sums(2)])
     assert progress.train_sums == {"loss": 3.0, "count": 8.0} and progress.skipped_steps == 1
-    assert progress.add([step_sums(0.5)]).train_sums == {"loss": 3.5, "count": 12.0}
+    left_out = step_sums(0.5) | {"left_out": np.float32(1)}
+    assert progress.add([left_out]).train_sums == {"loss": 3.5, "count": 12.0}
 
 
 def test_the_best_and_the_patience_follow_the_scores():
