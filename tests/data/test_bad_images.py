@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from jaxcifar.config import default
-from jaxcifar.data import datasets
+from jaxcifar.data import own_data
 from jaxcifar.data.bad_images import check_share
 from jaxcifar.data.first_look import look_through
 from jaxcifar.data.folder_pipeline import eval_batches, train_batches
@@ -138,7 +138,7 @@ def test_batch_statistics_are_close_to_those_without_the_files(root, tmp_path):
     for spoil in (lambda path: path.write_bytes(b""), lambda path: path.unlink()):
         for path in spoiled:
             spoil(path)
-        datasets._scan_folder.cache_clear()
+        own_data.scan_folder.cache_clear()
         workdir = tmp_path / f"run{len(found)}"
         config = folder_config(root)
         results = train(config, workdir)
