@@ -8,15 +8,16 @@ from typing import Any
 
 from jaxcifar.errors import InputError, StoppedError
 from jaxcifar.resilience.failpoints import kill_at
-from jaxcifar.resilience.files import replacing
+from jaxcifar.resilience.files import replacing, sync
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Returns the rows of a CSV file, ignoring a truncated last line.
 
-    A kill may have cut that line short in any column, or it is just being written.
+    A kill may have cut that line short in any column, or it is just being written. After a power
+    cut the file may end in zeros.
     """
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_text().partition("\0")[0].splitlines(keepends=True)
     return list(csv.DictReader(line for line in lines if line.endswith("\n")))
 
 
@@ -68,6 +69,17 @@ class CsvLog:
                 f"{self._path}: could not write a row: {error.strerror}. Rerun the same command to "
                 "resume from the last checkpoint."
             ) from error
+
+    def sync(self) -> None:
+        """Makes sure that all rows are on disk; may be called from another thread.
+
+        Raises:
+          StoppedError: if that fails.
+        """
+        try:
+            sync(self._path)
+        except OSError as error:
+            raise StoppedError(f"{self._path}: not on disk: {error.strerror}") from error
 
     def close(self) -> None:
         """Closes the file."""

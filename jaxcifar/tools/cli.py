@@ -71,12 +71,27 @@ def run_directory(flag: str, name: str) -> Path:
             f"--{flag}={name}: Orbax cannot read back checkpoints from a path that contains "
             f"{found[0]!r}; choose another --{flag}"
         )
+    try:
+        # Orbax takes a path as UTF-8, Python as the locale has it.
+        same = os.fsencode(path.resolve()) == str(path.resolve()).encode()
+    except UnicodeEncodeError:
+        same = False
+    if not same:
+        raise InputError(
+            f"--{flag}={ascii(name)[1:-1]}: letters outside ASCII need a UTF-8 locale, and here "
+            f"it is {sys.getfilesystemencoding()!r}; set PYTHONUTF8=1, or choose another --{flag}"
+        )
     existing = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
     if not existing.is_dir():
         raise InputError(f"--{flag}={name}: {existing} is not a directory; choose another --{flag}")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"--{flag}={name}: {existing} is not writable; choose another --{flag}")
     return path
+
+
+def hide_orbax_log() -> None:
+    """Drops what Orbax logs: mostly the exceptions that it raises, with a traceback per thread."""
+    logging.get_absl_logger().addFilter(lambda log: "/orbax/checkpoint/" not in log.pathname)
 
 
 def _parse(argv: list[str], doc: str) -> list[str]:
@@ -91,6 +106,8 @@ def _parse(argv: list[str], doc: str) -> list[str]:
             raise InputError(f"unexpected argument {rest[0]!r}")
         if flags.FLAGS["verbosity"].using_default_value:
             logging.set_verbosity(logging.WARNING)  # Orbax logs a great deal below that
+            if not _DEBUG.value:
+                hide_orbax_log()
         for name in flags.FLAGS:
             given = flags.FLAGS[name].present and not name.startswith("config")
             if given and flags.FLAGS[name].value == "":

@@ -129,7 +129,7 @@ def read_torch(config: ConfigDict, workdir: Path, file: Path) -> None:
         checkpoints.save(0, jax.device_get(state), Progress())
         checkpoints.wait()
         if failure := checkpoints.failure():
-            raise StoppedError(f"error: {failure}")
+            raise StoppedError(f"error: {failure}") from failure
         record_start(workdir, config, step=0)
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         update(workdir, weights={"file": str(file), "sha256": sha256})

@@ -98,7 +98,7 @@ def test_what_orbax_could_not_read_again_counts_as_not_written(tmp_path, name):
     with Checkpoints(tmp_path / name) as checkpoints:
         checkpoints.save(1, state(1), Progress())
         checkpoints.wait()
-        assert "Orbax wrote an incomplete state" in checkpoints.failure()
+        assert "Orbax wrote an incomplete state" in str(checkpoints.failure())
         assert checkpoints.steps() == []
 
 
