@@ -261,6 +261,8 @@ class Checkpoints:
             if not kept and not (self._keep_every and step % self._keep_every == 0):
                 try:
                     self._store.remove(step)
+                except FileNotFoundError:
+                    pass
                 except OSError as error:
                     self._report_not_removed(step, f"the older checkpoint {step}", error)
 

@@ -39,8 +39,7 @@ class WriterLock:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        if self._file:
-            self._file.close()
+        self._close()
 
     def acquire(self) -> None:
         """Creates the workdir if it is missing, and takes the lock unless it is already held.
@@ -60,12 +59,14 @@ class WriterLock:
             self._file.truncate(0)
             self._file.write(f"process {os.getpid()} on {platform.node()}\n".encode())
         except BlockingIOError:
+            self._close()
             time.sleep(0.1)  # a new owner may not have written its name yet
             raise InputError(
                 f"{self._workdir} is being written to by {self._path.read_text().strip()}. Wait "
                 "for it to finish, stop it, or choose another --workdir."
             ) from None
         except OSError as error:
+            self._close()
             raise InputError(f"{self._workdir}: cannot be written to: {error.strerror}") from error
         workdir = self._workdir.resolve()
         self._directories = [_identity(path) for path in (workdir, *workdir.parents)]
@@ -85,6 +86,11 @@ class WriterLock:
                 f"error: {self._whereabouts()}\nTraining stopped, because {self._path} is no "
                 "longer the lock that this process holds."
             )
+
+    def _close(self) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
 
     @staticmethod
     def _is_at(path: Path, held: os.stat_result) -> bool:

@@ -71,22 +71,29 @@ def run_directory(flag: str, name: str) -> Path:
             f"--{flag}={name}: Orbax cannot read back checkpoints from a path that contains "
             f"{found[0]!r}; choose another --{flag}"
         )
-    try:
-        # Orbax takes a path as UTF-8, Python as the locale has it.
-        same = os.fsencode(path.resolve()) == str(path.resolve()).encode()
-    except UnicodeEncodeError:
-        same = False
-    if not same:
-        raise InputError(
-            f"--{flag}={ascii(name)[1:-1]}: letters outside ASCII need a UTF-8 locale, and here "
-            f"it is {sys.getfilesystemencoding()!r}; set PYTHONUTF8=1, or choose another --{flag}"
-        )
+    if problem := _encoding_problem(path.resolve()):
+        raise InputError(f"--{flag}={ascii(name)[1:-1]}: {problem} choose another --{flag}")
     existing = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
     if not existing.is_dir():
         raise InputError(f"--{flag}={name}: {existing} is not a directory; choose another --{flag}")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"--{flag}={name}: {existing} is not writable; choose another --{flag}")
     return path
+
+
+def _encoding_problem(path: Path) -> str:
+    """Why Orbax, which encodes paths as UTF-8, would take another path than Python; "" if not."""
+    encoding = sys.getfilesystemencoding()
+    try:
+        if os.fsencode(path) == str(path).encode():
+            return ""
+    except UnicodeEncodeError:
+        if encoding == "utf-8":
+            return "it is not valid UTF-8, as Orbax needs it;"
+    return (
+        f"Orbax needs a UTF-8 locale for letters outside ASCII, and the encoding is {encoding}: "
+        "set PYTHONUTF8=1, or"
+    )
 
 
 def hide_orbax_log() -> None:
