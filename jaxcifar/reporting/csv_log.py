@@ -14,10 +14,9 @@ from jaxcifar.resilience.files import replacing, sync
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Returns the rows of a CSV file, ignoring a truncated last line.
 
-    A kill may have cut that line short in any column, or it is just being written. After a power
-    cut the file may end in zeros.
+    A kill may have cut that line short in any column, or it is just being written.
     """
-    lines = path.read_text().partition("\0")[0].splitlines(keepends=True)
+    lines = path.read_text().splitlines(keepends=True)
     return list(csv.DictReader(line for line in lines if line.endswith("\n")))
 
 
