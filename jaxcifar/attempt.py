@@ -22,7 +22,7 @@ from jaxcifar.reporting.throughput import Throughput
 from jaxcifar.resilience import nonfinite, processes
 from jaxcifar.resilience.checkpoint import Checkpoints, Restored
 from jaxcifar.resilience.failpoints import kill_at
-from jaxcifar.resilience.lock import MovedError, WriterLock
+from jaxcifar.resilience.lock import WriterLock
 from jaxcifar.resilience.peers import Peers
 from jaxcifar.resilience.signals import Signals
 
@@ -241,8 +241,7 @@ class Attempt:
 
     def _report_failed_saves(self, *, stop: bool) -> None:
         while failure := self.checkpoints.failure():
-            if isinstance(failure.__cause__, MovedError):
-                raise failure.__cause__
+            self._lock.check()  # if the workdir is gone, that is why
             if stop and failure.lost:
                 raise StoppedError(
                     f"error: {failure}\nTraining stopped. Fix the problem and rerun the same "
