@@ -22,6 +22,7 @@ from jaxcifar.reporting.throughput import Throughput
 from jaxcifar.resilience import manifest, nonfinite, processes, signals
 from jaxcifar.resilience.checkpoint import Checkpoints, Restored
 from jaxcifar.resilience.failpoints import kill_at
+from jaxcifar.resilience.lock import WriterLock
 from jaxcifar.resilience.peers import Peers
 from jaxcifar.resilience.signals import Signals
 
@@ -38,6 +39,7 @@ class Run(NamedTuple):
       plan: length of the run, and the steps at which to log, evaluate and save.
       signals: signals that the process has received.
       peers: connection to the other processes.
+      lock: lock on the workdir.
     """
 
     config: ConfigDict
@@ -48,6 +50,7 @@ class Run(NamedTuple):
     plan: Durations
     signals: Signals
     peers: Peers
+    lock: WriterLock
 
 
 class Attempt:
@@ -73,7 +76,7 @@ class Attempt:
           log: where metrics and messages go.
         """
         self.config, self.plan, self.splits = run.config, run.plan, run.splits
-        self.signals, self.peers = run.signals, run.peers
+        self.signals, self.peers, self._lock = run.signals, run.peers, run.lock
         self.program, self.checkpoints, self.log = program, checkpoints, log
         self.evaluator = Evaluator(run.config, program, run.splits)
         self.throughput = Throughput()
@@ -115,9 +118,13 @@ class Attempt:
     def collect(self) -> None:
         """Waits for the steps that were started and adds up their sums.
 
+        Called before anything of these steps is written to the workdir.
+
         Raises:
           NonFinite: if a step's numbers are not finite, unless such steps are skipped.
+          MovedError: if the workdir was moved or removed.
         """
+        self._lock.check()
         steps = [(first_step, by_step(devices.fetch(sums))) for first_step, sums in self._in_flight]
         for first_step, done in steps:
             self._left_out.add(first_step, done)
@@ -194,15 +201,21 @@ class Attempt:
             self.log.print(f"warning: {warning}")
 
     def save(self) -> None:
-        """Starts saving the state and the progress.
+        """Starts saving the state and the progress, once the previous save has ended.
 
         Raises:
           NonFinite: if the state is not finite.
+          StoppedError: if the previous save failed, where `checkpoint.on_error` is stop.
+          MovedError: if the workdir was moved or removed.
         """
         state = devices.fetch(self.state)
         nonfinite.check_state(self.step, state)
+        self.checkpoints.wait()
+        self._report_failed_saves(stop=self.config.checkpoint.on_error == "stop")
+        self._lock.check()
         carried = {"run_manifest": self._run_manifest, "rows": self.log.rows()}
-        self.checkpoints.save(self.step, state, self.progress, carried)
+        # The rows come first: a checkpoint must not know of any that a power cut can take away.
+        self.checkpoints.save(self.step, state, self.progress, carried, before=self.log.sync)
 
     def is_out_of_patience(self) -> bool:
         """Returns whether early stopping ends the run."""
@@ -253,8 +266,10 @@ class Attempt:
 
         Raises:
           StoppedError: if that save failed or, where `checkpoint.on_error` is stop, any save did.
+          MovedError: if the workdir was moved or removed.
         """
         is_missing = self.step not in self.checkpoints.steps()
+        self._lock.check()
         self._record_first_save()
         self._report_failed_saves(stop=is_missing or self.config.checkpoint.on_error == "stop")
 
@@ -267,10 +282,11 @@ class Attempt:
 
     def _report_failed_saves(self, *, stop: bool) -> None:
         while failure := self.checkpoints.failure():
-            if stop:
+            self._lock.check()  # if the workdir is gone, that is why
+            if stop and failure.lost:
                 raise StoppedError(
                     f"error: {failure}\nTraining stopped. Fix the problem and rerun the same "
                     "command to resume from the last intact checkpoint.",
                     at_once=self.checkpoints.stalled,
-                )
+                ) from failure
             self.log.print(f"warning: {failure}")

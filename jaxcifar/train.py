@@ -22,12 +22,12 @@ from jaxcifar.reporting.run_logger import RunLogger
 from jaxcifar.resilience import nonfinite, normalization, processes
 from jaxcifar.resilience.checkpoint import Checkpoints, Restored
 from jaxcifar.resilience.data_check import check_splits
+from jaxcifar.resilience.files import write_text
 from jaxcifar.resilience.lock import WriterLock
 from jaxcifar.resilience.manifest import check_config, record_end, record_start
 from jaxcifar.resilience.nonfinite import NonFinite
 from jaxcifar.resilience.peers import Peers
 from jaxcifar.resilience.signals import Signals
-from jaxcifar.steps import TrainState
 
 
 def train(
@@ -88,32 +88,28 @@ def _train(
     lock.acquire()
     if len(np.unique(splits["train"].labels)) == 1:
         _print_once("warning: all training images are of one class; there is nothing to learn")
-    run = Run(config, workdir, info, splits, fingerprints, plan, signals, peers)
+    run = Run(config, workdir, info, splits, fingerprints, plan, signals, peers, lock)
     factors = nonfinite.rate_factors(workdir)
     while True:
         program = create_program(config, info, plan, factors)
         try:
-            results, step, state = _attempt(run, program)
-            break
+            return _attempt(run, program)
         except NonFinite as error:
+            lock.check()
             steps = Checkpoints(workdir / "checkpoints", create=False).steps()
             last_saved = processes.gather_int(max(steps, default=-1))[0]
             factors = nonfinite.roll_back(config.train, workdir, factors, error, last_saved)
-    # The checkpoints are closed, so all of them are on the disk.
-    if jax.process_index() == 0:
-        record_end(workdir, step, state, results)
-    processes.barrier()
-    return results
 
 
-def _attempt(run: Run, program: Program) -> tuple[Results, int, TrainState]:
-    """Trains from the last checkpoint; returns the results, the last step and the fetched state."""
+def _attempt(run: Run, program: Program) -> Results:
+    """Trains from the last checkpoint to the end, and records the end once all of it is on disk."""
     config, workdir, plan = run.config, run.workdir, run.plan
     is_first_process = jax.process_index() == 0
     with Checkpoints(
         workdir / "checkpoints",
         keep_every=plan.keep_every,
         timeout=config.checkpoint.timeout_seconds,
+        check=run.lock.check,
     ) as checkpoints:
         start = checkpoints.restore_latest(program.create_state)
         resume.check_length(run, start.step)
@@ -133,7 +129,7 @@ def _attempt(run: Run, program: Program) -> tuple[Results, int, TrainState]:
         ) as log:
             if is_first_process:
                 overview = parameter_overview.get_parameter_overview(start.state.params)
-                (workdir / "parameters.txt").write_text(overview + "\n")
+                write_text(workdir / "parameters.txt", overview + "\n")
                 record_start(workdir, config, start.step, run.fingerprints)
                 normalization.record(workdir, run.info)
             _print_start(run, start, notes, log)
@@ -143,13 +139,16 @@ def _attempt(run: Run, program: Program) -> tuple[Results, int, TrainState]:
             except NonFinite as error:
                 _stop_if_saving(checkpoints, error)
                 raise
+            attempt.finish_saves()
+            if is_first_process:
+                record_end(workdir, attempt.step, devices.fetch(attempt.state), results)
+            processes.barrier()
             for name, scalars in results.items():
                 log.print(f"done: {name} {describe(scalars)}")
             log.print(f"{workdir} has checkpoints/, metrics.csv, parameters.txt, manifest.json")
             if log.writes_events:
                 log.print(f"curves: tensorboard --logdir {workdir}")
-            attempt.finish_saves()
-    return results, attempt.step, devices.fetch(attempt.state)
+    return results
 
 
 def _loop(attempt: Attempt) -> Results:

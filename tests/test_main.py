@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import jaxcifar.main
+from jaxcifar.errors import InputError
+from jaxcifar.tools import cli
 from tests.helpers import REPOSITORY
 
 
@@ -113,3 +115,26 @@ def test_a_recipe_at_a_factor_of_its_length_says_so_and_has_a_workdir_of_its_own
     assert manifest["config"]["train"]["num_epochs"] == 1.0
     assert manifest["config"]["schedule"]["milestones_epochs"] == [0.6, 0.8]
     assert manifest["end"]["step"] == 22
+
+
+@pytest.mark.parametrize(
+    "encoding, name, problem",
+    [
+        ("iso8859-1", "r\u00e9", r"encoding is iso8859-1: set PYTHONUTF8=1, or choose"),
+        ("ascii", "r\udcc3\udca9", r"encoding is ascii: set PYTHONUTF8=1, or choose"),
+        ("utf-8", "r\udce9", r"it is not valid UTF-8, as Orbax needs it; choose"),
+        ("utf-8", "r\u00e9", None),
+        ("iso8859-1", "plain", None),
+    ],
+)
+def test_a_workdir_that_orbax_would_look_for_elsewhere_is_refused(
+    monkeypatch, tmp_path, encoding, name, problem
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: encoding)
+    monkeypatch.setattr("os.fsencode", lambda path: str(path).encode(encoding, "surrogateescape"))
+    if problem:
+        with pytest.raises(InputError, match=f"--workdir=r[x\\\\udc39ae]+: .*{problem}"):
+            cli.run_directory("workdir", name)
+    else:
+        assert cli.run_directory("workdir", name).name == name

@@ -1,6 +1,7 @@
 """Short whole runs through `train`, in this process."""
 
 import csv
+import errno
 import json
 import runpy
 
@@ -11,10 +12,13 @@ import pytest
 from jaxcifar import train as train_module
 from jaxcifar.config import default, durations
 from jaxcifar.data import datasets
-from jaxcifar.errors import InputError
+from jaxcifar.errors import InputError, StoppedError
 from jaxcifar.evaluate import evaluate_run
 from jaxcifar.program import create_program
+from jaxcifar.reporting import csv_log
+from jaxcifar.resilience import arrays, manifest
 from jaxcifar.resilience.checkpoint import Checkpoints
+from jaxcifar.resilience.lock import MovedError
 from jaxcifar.train import train
 from tests.helpers import REPOSITORY
 
@@ -270,3 +274,64 @@ def test_only_the_first_process_prints_notes(monkeypatch, capsys):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     train_module._print_once("a note")
     assert capsys.readouterr().out == ""
+
+
+@pytest.fixture
+def failing_writes(monkeypatch):
+    """Makes the arrays of checkpoints after a step fail to be written; the step can be set."""
+
+    class Failing:
+        after = 0
+
+        def write(self, path, state):
+            if state.step > self.after:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            write(path, state)
+
+    write, failing = arrays.write, Failing()
+    monkeypatch.setattr(arrays, "write", failing.write)
+    return failing
+
+
+def test_a_run_whose_last_save_fails_is_not_said_to_be_done(tmp_path, capfd, failing_writes):
+    failing_writes.after = 6
+    with pytest.raises(StoppedError, match="^error: checkpoint 12 could not be written: No space"):
+        train(small_run(checkpoint__every_steps=6), tmp_path)
+    printed = capfd.readouterr()
+    assert "test at step 12" in printed.out and printed.err == ""
+    assert "done" not in printed.out and "checkpoints/" not in printed.out
+    assert "end" not in manifest.read(tmp_path)
+
+
+def test_a_save_that_fails_is_followed_by_no_other(tmp_path, capfd, failing_writes):
+    failing_writes.after = 4
+    with pytest.raises(StoppedError, match="checkpoint 5 could not be written"):
+        train(small_run(checkpoint__every_steps=1), tmp_path)
+    assert capfd.readouterr().err == ""
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["4", "run_id"]
+
+
+def test_a_workdir_that_is_moved_stops_the_run_before_anything_is_written(tmp_path, monkeypatch):
+    def log_evaluation(self, step, split, scalars):
+        if step == 6:
+            (tmp_path / "a").rename(tmp_path / "b")
+        real(self, step, split, scalars)
+
+    real = train_module.RunLogger.log_evaluation
+    monkeypatch.setattr(train_module.RunLogger, "log_evaluation", log_evaluation)
+    with pytest.raises(MovedError, match=f"a was moved to {tmp_path / 'b'} "):
+        train(small_run(checkpoint__every_steps=2), tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    monkeypatch.undo()
+    train(small_run(checkpoint__every_steps=2), tmp_path / "b")
+    evaluated = [r["step"] for r in rows(tmp_path / "b" / "metrics.csv") if r["split"] == "test"]
+    assert evaluated == ["2", "4", "6", "8", "10", "12"]
+
+
+def test_rows_are_synced_before_a_checkpoint_is_written(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(csv_log, "sync", lambda path: seen.append(path.name))
+    write = arrays.write
+    monkeypatch.setattr(arrays, "write", lambda *args: (seen.append("arrays"), write(*args)))
+    train(small_run(checkpoint__every_steps=6), tmp_path)
+    assert seen == ["metrics.csv", "arrays"] * 2

@@ -11,7 +11,7 @@ from jaxcifar.regular_files import check_regular
 from jaxcifar.reporting import table_damage
 from jaxcifar.reporting.table_damage import Row, Steps
 from jaxcifar.resilience.failpoints import kill_at
-from jaxcifar.resilience.files import replacing
+from jaxcifar.resilience.files import replacing, sync
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -102,6 +102,17 @@ class CsvLog:
             ) from error
         for row in rows:
             table_damage.add_step(self.steps, str(row[self._columns[2]]), row["step"])
+
+    def sync(self) -> None:
+        """Makes sure that all rows are on disk; may be called from another thread.
+
+        Raises:
+          StoppedError: if that fails.
+        """
+        try:
+            sync(self._path)
+        except OSError as error:
+            raise StoppedError(f"{self._path}: not on disk: {error.strerror}") from error
 
     def close(self) -> None:
         """Closes the file."""

@@ -117,6 +117,15 @@ class RunLogger:
         tables = {"metrics.csv": self._csv, "layers.csv": self._layers}
         return {name: copy.deepcopy(table.steps) for name, table in tables.items() if table}
 
+    def sync(self) -> None:
+        """Makes sure that all rows of the CSV files are on disk; may be called from any thread.
+
+        Raises:
+          StoppedError: if that fails.
+        """
+        for csv_log in filter(None, (self._csv, self._layers)):
+            csv_log.sync()
+
     def show_step(self, step: int) -> None:
         """Moves the progress bar to `step`."""
         self._bar.update(self._task, completed=step)

@@ -11,7 +11,6 @@ restored, quarantined and removed; older checkpoints are removed only once a new
 # that with `checkpoint.on_error = "continue"` a failed save can cost the best checkpoint.
 
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +18,13 @@ import jax
 from absl import logging
 
 from jaxcifar.errors import InputError
-from jaxcifar.resilience import integrity
+from jaxcifar.resilience import arrays, files, integrity
 from jaxcifar.resilience.background_save import BackgroundSave
 from jaxcifar.resilience.failpoints import kill_at
+from jaxcifar.resilience.lock import MovedError
 from jaxcifar.resilience.processes import gather_int
 from jaxcifar.resilience.progress import Progress
-from jaxcifar.resilience.store import Carried, CheckpointStore, brief
+from jaxcifar.resilience.store import Carried, CheckpointStore
 
 
 class Restored(NamedTuple):
@@ -33,6 +33,18 @@ class Restored(NamedTuple):
     step: int
     state: Any
     progress: Progress
+
+
+class SaveError(Exception):
+    """What a save could not do; the message says it, and the cause is the error behind it.
+
+    Attributes:
+      lost: whether the checkpoint was not written; otherwise an older one was not removed.
+    """
+
+    def __init__(self, message: str, cause: BaseException | None = None, lost: bool = True):
+        super().__init__(message)
+        self.__cause__, self.lost = cause, lost
 
 
 class Checkpoints:
@@ -45,6 +57,7 @@ class Checkpoints:
         keep_every: int = 0,
         timeout: float = 600.0,
         create: bool = True,
+        check: Callable[[], None] = lambda: None,
     ):
         """Opens a directory; nothing in it changes before the first method call.
 
@@ -52,7 +65,9 @@ class Checkpoints:
           directory: directory for the checkpoints of one run, and nothing else.
           keep_every: checkpoints at multiples of this step are never removed; 0 for none.
           timeout: seconds that a save may take before it counts as failed.
-          create: whether to create the directory if it is missing.
+          create: whether to create the directory, in an existing one, if it is missing.
+          check: called before each checkpoint is written and while it is; raises if the directory
+            is no longer that of the run.
 
         Raises:
           InputError: if the path exists but is not a directory.
@@ -60,13 +75,15 @@ class Checkpoints:
         if directory.exists() and not directory.is_dir():
             raise InputError(f"{directory} is not a directory")
         self._directory, self._keep_every, self._timeout = directory, keep_every, timeout
-        self._store = CheckpointStore(directory)
+        self._store = CheckpointStore(directory, check)
         self._is_writer = jax.process_index() == 0
         self._last_save: BackgroundSave | None = None
         self._saved_step: int | None = None
-        self._failures: list[str] = []
-        if create:
-            directory.mkdir(parents=True, exist_ok=True)
+        self._failures: list[SaveError] = []
+        self._not_removed: set[int] = set()
+        if create and not directory.is_dir():
+            directory.mkdir(exist_ok=True)
+            files.sync(directory.parent)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -74,10 +91,17 @@ class Checkpoints:
     def __exit__(self, *exception: Any) -> None:
         self.wait()
         while failure := self.failure():
-            logging.warning("%s", failure)
+            if not isinstance(failure.__cause__, MovedError):  # which the caller says
+                logging.warning("%s", failure)
 
     def save(
-        self, step: int, state: Any, progress: Progress, carried: Carried | None = None
+        self,
+        step: int,
+        state: Any,
+        progress: Progress,
+        carried: Carried | None = None,
+        *,
+        before: Callable[[], None] = lambda: None,
     ) -> None:
         """Starts saving the state after `step` updates, once the previous save has finished.
 
@@ -89,6 +113,7 @@ class Checkpoints:
           state: tree of NumPy arrays that are not modified afterwards.
           progress: progress at this step.
           carried: what else the checkpoint is to carry; not modified afterwards.
+          before: called in the background first; if it raises, the save fails.
         """
         if not self._is_writer:
             return
@@ -97,14 +122,17 @@ class Checkpoints:
         self.saved_step()
         if self.stalled:
             self._failures.append(
-                f"skipping checkpoint {step}: checkpoint {self._last_save.step} is still being "
-                "written"
+                SaveError(
+                    f"skipping checkpoint {step}: checkpoint {self._last_save.step} is still being "
+                    "written"
+                )
             )
             return
         if step in self._store.steps():
             raise RuntimeError(f"{self._directory} already has a checkpoint {step}")
 
         def write() -> None:
+            before()
             self._store.write(step, state, progress, carried or {})
             self._remove_replaced(step)
 
@@ -126,7 +154,7 @@ class Checkpoints:
             self._saved_step = self._last_save.step
         return self._saved_step
 
-    def failure(self) -> str | None:
+    def failure(self) -> SaveError | None:
         """Returns the next unreported failure of a save, or None; does not wait."""
         self._collect_failure()
         return self._failures.pop(0) if self._failures else None
@@ -257,20 +285,35 @@ class Checkpoints:
         return -1, damaged
 
     def _remove_replaced(self, newest: int) -> None:
-        """Removes all checkpoints except the newest, the best, and multiples of `keep_every`."""
-        steps = self._store.steps()
+        """Removes all checkpoints except the newest, the best, and multiples of `keep_every`.
+
+        What cannot be removed is reported, once per checkpoint; the next save tries again.
+        """
         try:
+            steps = self._store.steps()
             best = self._store.best(steps)
         except integrity.DamageError:
             return  # the damaged one may be the best
+        except OSError as error:
+            self._report_not_removed(0, "the older checkpoints", error)
+            return
         for step in steps:
             kept = step == newest or 0 < step == best
             if not kept and not (self._keep_every and step % self._keep_every == 0):
-                with suppress(OSError):  # the next save tries again
+                try:
                     self._store.remove(step)
+                except FileNotFoundError:
+                    pass
+                except OSError as error:
+                    self._report_not_removed(step, f"the older checkpoint {step}", error)
+
+    def _report_not_removed(self, step: int, what: str, error: OSError) -> None:
+        if step not in self._not_removed:
+            self._not_removed.add(step)
+            message = f"{what} could not be removed: {arrays.brief(error)}"
+            self._failures.append(SaveError(message, error, lost=False))
 
     def _collect_failure(self) -> None:
         if self._last_save and (error := self._last_save.take_failure()):
-            self._failures.append(
-                f"checkpoint {self._last_save.step} could not be written: {brief(error)}"
-            )
+            message = f"checkpoint {self._last_save.step} could not be written"
+            self._failures.append(SaveError(f"{message}: {arrays.brief(error)}", error))

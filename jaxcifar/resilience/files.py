@@ -1,4 +1,7 @@
-"""Files and directories that are replaced atomically, so that no reader sees half of one."""
+"""Files and directories that are replaced atomically, so that no reader sees half of one.
+
+What is replaced or made here is on disk afterwards: it also survives a power cut.
+"""
 
 import json
 import math
@@ -17,15 +20,24 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields `<path>.part`, where a file or directory can be written, and renames it to `path`.
 
     If the block raises, the part is removed and `path` stays as it was. Leftovers of an earlier
-    attempt are removed first.
+    attempt are removed first. A file, and the entry of a directory, are on disk at the end; what is
+    in a directory must have been synced before.
+
+    Raises:
+      OSError: if the part cannot be written; it names `path`.
     """
     part = path.with_name(path.name + PART)
     _discard(part)
     try:
         yield part
+        if part.is_file():
+            sync(part)
         part.replace(path)
-    except BaseException:
+        sync(path.parent)
+    except BaseException as error:
         _discard(part)
+        if isinstance(error, OSError) and error.filename in (None, str(part)):
+            error.filename = str(path)
         raise
 
 
@@ -37,16 +49,42 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replaces a text file atomically; the new contents are on disk when this returns."""
+    with replacing(path) as part:
+        part.write_text(text)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replaces a JSON file atomically; the new contents are on disk when this returns.
 
     The numbers that JSON does not have are written as `json_numbers` returns them.
     """
-    text = json.dumps(json_numbers(value), indent=2, allow_nan=False) + "\n"
-    with replacing(path) as part, part.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    write_text(path, json.dumps(json_numbers(value), indent=2, allow_nan=False) + "\n")
+
+
+def make_directory(path: Path) -> None:
+    """Creates a directory, and those above it, if missing; they are on disk when this returns."""
+    if not path.is_dir():
+        make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Flushes the contents of a file, or the entries of a directory, to disk.
+
+    Raises:
+      OSError: if that fails; it names the path.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        os.close(descriptor)
 
 
 def json_numbers(value: Any) -> Any:

@@ -12,6 +12,8 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from jaxcifar.resilience.files import sync
+
 MANIFEST = "manifest.json"
 
 
@@ -88,15 +90,6 @@ def read(directory: Path) -> dict[str, Any]:
     if not intact:
         raise DamageError("hash", MANIFEST, "changed since it was written")
     return content
-
-
-def sync(directory: Path) -> None:
-    """Flushes the entries of a directory to disk."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _files(directory: Path) -> list[str]:

@@ -9,23 +9,19 @@ run.
 """
 
 import dataclasses
-import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
 from absl import logging
 
 from jaxcifar.errors import InputError
-from jaxcifar.regular_files import check_regular
-from jaxcifar.resilience import files, integrity, trees
+from jaxcifar.resilience import arrays, files, integrity, trees
 from jaxcifar.resilience.failpoints import kill_at
 from jaxcifar.resilience.progress import Progress
 
@@ -33,17 +29,21 @@ from jaxcifar.resilience.progress import Progress
 # were when the checkpoint was saved, JSON-serialisable. Empty in checkpoints of earlier versions.
 Carried = Mapping[str, Any]
 
+_RUN_ID = re.compile(rb"\s*([0-9a-f]{32})\s*")
+
 
 class CheckpointStore:
     """The checkpoints in a directory. Keeps nothing in memory: every method looks at the disk."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, check: Callable[[], None] = lambda: None):
         """Does not touch the directory.
 
         Args:
           directory: directory for the checkpoints of one run, and nothing else.
+          check: called before and after the arrays are written; raises if the directory is no
+            longer that of the run.
         """
-        self._directory = directory
+        self._directory, self._check = directory, check
 
     def path(self, step: int) -> Path:
         """Returns the path of a checkpoint."""
@@ -68,7 +68,6 @@ class CheckpointStore:
 
         Raises:
           DamageError: if the manifest is damaged, or belongs to another step or run.
-          InputError: if `run_id` is not a file.
         """
         content = self._check_origin(step, integrity.read(self.path(step)))
         return {name: content.get(name, {}) for name in ("run_manifest", "rows")}
@@ -81,7 +80,6 @@ class CheckpointStore:
         return {}
 
     def _check_origin(self, step: int, content: dict[str, Any]) -> dict[str, Any]:
-        check_regular(self._directory / "run_id")
         for field, expected in ("step", step), ("run", self._run_id() or content["run"]):
             if content[field] != expected:
                 raise integrity.DamageError(
@@ -120,15 +118,13 @@ class CheckpointStore:
         Raises:
           Exception: of any type, if that fails; nothing of the checkpoint is left then.
         """
+        self._check()
         run = self._run_id() or self._create_run_id()
-        with files.replacing(self.path(step)) as part:
+        with self._unless_moved(), files.replacing(self.path(step)) as part:
             part.mkdir()
             kill_at("arrays")
-            arrays = (part / "state").resolve()
-            _checkpointer(0).save(arrays, args=ocp.args.StandardSave(state))
-            # If Orbax cannot merge the files it has written, it leaves them and can read none.
-            if not (arrays / "manifest.ocdbt").exists():
-                raise RuntimeError(f"Orbax wrote an incomplete state to {arrays}")
+            arrays.write(part / "state", state)
+            self._check()
             kill_at("manifest")
             content = {
                 "step": step,
@@ -139,7 +135,6 @@ class CheckpointStore:
             }
             integrity.seal(part, content)
             kill_at("commit")
-        integrity.sync(self._directory)
         kill_at("committed")
 
     def read(self, step: int, create_state: Callable[[], Any]) -> tuple[Any, Progress]:
@@ -157,8 +152,7 @@ class CheckpointStore:
         trees.check_same_arrays(
             str(self.path(step)), content["arrays"], trees.describe_arrays(target)
         )
-        empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), target)
-        return self._restore(step, empty), Progress(**content["progress"])
+        return self._restore(step, target), Progress(**content["progress"])
 
     def read_variables(self, step: int) -> dict[str, Any]:
         """Returns `params` and `batch_stats` of a checkpoint of any network, as dictionaries.
@@ -211,39 +205,40 @@ class CheckpointStore:
         """A state, in the structure of `target` or as nested dictionaries, see `read`."""
         path = self.path(step)
         try:
-            return _checkpointer(jax.process_index()).restore(
-                (path / "state").resolve(), args=ocp.args.StandardRestore(target)
-            )
+            return arrays.read(path / "state", target)
         except Exception as error:  # Orbax raises many types
-            raise InputError(f"{path} cannot be read: {brief(error)}") from error
+            raise InputError(f"{path} cannot be read: {arrays.brief(error)}") from error
 
     def _run_id(self) -> str:
-        """The id of the run that the checkpoints belong to; "" if unknown."""
+        """The id of the run that the checkpoints belong to; "" if the file does not have one.
+
+        The file may be missing, unreadable, or hold anything; it is never waited for.
+        """
+        path = self._directory / "run_id"
+        found = None
         with suppress(OSError):
-            return (self._directory / "run_id").read_text().strip()
-        return ""
+            if path.is_file():  # not a pipe
+                found = _RUN_ID.fullmatch(path.read_bytes())
+        return found[1].decode() if found else ""
 
     def _create_run_id(self) -> str:
         """Writes `run_id`: that of the newest checkpoint, or a new one if there is none yet."""
         steps = self.steps()
         run = self.verify(steps[-1])["run"] if steps else uuid.uuid4().hex
-        with files.replacing(self._directory / "run_id") as part:
-            part.write_text(run + "\n")
+        path = self._directory / "run_id"
+        if path.is_dir():
+            files.remove(path)
+        files.write_text(path, run + "\n")
         return run
 
+    @contextmanager
+    def _unless_moved(self) -> Iterator[None]:
+        """Turns an error that arises because the directory was moved into that of `check`.
 
-def brief(error: Exception) -> str:
-    """Returns one line about an error of Orbax or the system: its errno message, if any."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's
-    if code or (isinstance(error, OSError) and error.errno):
-        return os.strerror(int(code[1]) if code else error.errno)
-    return (str(error).strip().split("\n")[0] or type(error).__name__)[:300]
-
-
-def _checkpointer(process: int) -> ocp.Checkpointer:
-    """Returns an Orbax checkpointer for one process, which does not wait for the others."""
-    options = ocp.options.MultiprocessingOptions(
-        primary_host=process, active_processes={process}, barrier_sync_key_prefix=str(process)
-    )
-    handler = ocp.StandardCheckpointHandler(multiprocessing_options=options)
-    return ocp.Checkpointer(handler, multiprocessing_options=options)
+        Orbax may have made the directory anew by then; `check` removes that.
+        """
+        try:
+            yield
+        except Exception:
+            self._check()
+            raise

@@ -76,12 +76,34 @@ def run_directory(flag: str, name: str) -> Path:
             f"--{flag}={name}: Orbax cannot read back checkpoints from a path that contains "
             f"{found[0]!r}; choose another --{flag}"
         )
+    if problem := _encoding_problem(path.resolve()):
+        raise InputError(f"--{flag}={ascii(name)[1:-1]}: {problem} choose another --{flag}")
     existing = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
     if not existing.is_dir():
         raise InputError(f"--{flag}={name}: {existing} is not a directory; choose another --{flag}")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"--{flag}={name}: {existing} is not writable; choose another --{flag}")
     return path
+
+
+def _encoding_problem(path: Path) -> str:
+    """Why Orbax, which encodes paths as UTF-8, would take another path than Python; "" if not."""
+    encoding = sys.getfilesystemencoding()
+    try:
+        if os.fsencode(path) == str(path).encode():
+            return ""
+    except UnicodeEncodeError:
+        if encoding == "utf-8":
+            return "it is not valid UTF-8, as Orbax needs it;"
+    return (
+        f"Orbax needs a UTF-8 locale for letters outside ASCII, and the encoding is {encoding}: "
+        "set PYTHONUTF8=1, or"
+    )
+
+
+def hide_orbax_log() -> None:
+    """Drops what Orbax logs: mostly the exceptions that it raises, with a traceback per thread."""
+    logging.get_absl_logger().addFilter(lambda log: "/orbax/checkpoint/" not in log.pathname)
 
 
 def _parse(argv: list[str], doc: str) -> list[str]:
@@ -98,6 +120,8 @@ def _parse(argv: list[str], doc: str) -> list[str]:
             raise InputError(f"unexpected argument {rest[0]!r}")
         if flags.FLAGS["verbosity"].using_default_value:
             logging.set_verbosity(logging.WARNING)  # Orbax logs a great deal below that
+            if not _DEBUG.value:
+                hide_orbax_log()
         for name in flags.FLAGS:
             given = flags.FLAGS[name].present and not name.startswith("config")
             if given and flags.FLAGS[name].value == "":

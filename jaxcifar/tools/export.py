@@ -236,7 +236,7 @@ def _write_start(
         checkpoints.save(0, jax.device_get(state), Progress(), carried)
         checkpoints.wait()
         if failure := checkpoints.failure():
-            raise StoppedError(f"error: {failure}")
+            raise StoppedError(f"error: {failure}") from failure
     step = f", step {origin['step']:,}" if "step" in origin else ""
     new = "a new classifier and otherwise " if origin["reset_head"] else ""
     print(

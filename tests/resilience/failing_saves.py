@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxcifar.resilience.checkpoint import Checkpoints
 from jaxcifar.resilience.progress import Progress
+from jaxcifar.tools import cli
 
 
 def state(value):
@@ -36,6 +37,7 @@ def restored(directory):
 
 
 def main():
+    cli.hide_orbax_log()
     base, errors = Path(sys.argv[1]), [int(error) for error in sys.argv[2].split(",")]
     library = ctypes.CDLL(None)
     with Checkpoints(base / "good") as checkpoints:
@@ -58,6 +60,7 @@ def main():
                 checkpoints.save(2, state(2), Progress())
                 checkpoints.wait()
                 failure = checkpoints.failure()
+                failure = failure and str(failure)
                 library.fail_next(0, 0, 0)
                 step = restored(directory)
                 # The disk works again: the same step can be saved.
@@ -77,6 +80,7 @@ def main():
         checkpoints.save(3, state(3), Progress())
         seconds = time.monotonic() - started
         failures = [checkpoints.failure() for _ in range(3)]
+        failures = [failure and str(failure) for failure in failures]
         while checkpoints.stalled:
             library.fail_next(0, 0, 0)
             time.sleep(0.1)

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcifar.errors import InputError
-from jaxcifar.resilience import integrity
+from jaxcifar.errors import InputError, StoppedError
+from jaxcifar.resilience import arrays, integrity
 from jaxcifar.resilience.checkpoint import Checkpoints
+from jaxcifar.resilience.lock import MovedError, WriterLock
 from jaxcifar.resilience.progress import Progress
+from jaxcifar.resilience.store import CheckpointStore
 from tests.helpers import assert_same_bits
 
 
@@ -110,7 +112,7 @@ def test_a_save_that_orbax_could_not_read_back_counts_as_failed(tmp_path, name):
     with Checkpoints(tmp_path / name) as checkpoints:
         checkpoints.save(1, state(1), Progress())
         checkpoints.wait()
-        assert "Orbax wrote an incomplete state" in checkpoints.failure()
+        assert "Orbax wrote an incomplete state" in str(checkpoints.failure())
         assert checkpoints.steps() == []
 
 
@@ -180,3 +182,75 @@ def test_arrays_that_are_missing_extra_recast_or_reshaped_are_named(
         with pytest.raises(InputError, match=f"/2 was saved with a different .*\n  {difference}$"):
             checkpoints.restore_latest(create_other)
     assert steps(tmp_path) == [1, 2]
+
+
+def test_what_is_to_come_before_a_save_comes_first_and_fails_it(tmp_path):
+    def before():
+        seen.append(sorted(path.name for path in tmp_path.iterdir()))
+        if len(seen) == 2:
+            raise StoppedError("a.csv: not on disk: Input/output error")
+
+    seen = []
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state(step), Progress(), before=before)
+            checkpoints.wait()
+        message = "checkpoint 2 could not be written: a.csv: not on disk: Input/output error"
+        assert str(checkpoints.failure()) == message
+    assert seen == [[], ["1", "run_id"]] and steps(tmp_path) == [1]
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_named_once_and_no_save_is_lost(
+    tmp_path, monkeypatch
+):
+    def remove(store, step):
+        raise PermissionError(13, "Permission denied")
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(CheckpointStore, "remove", remove)
+        for step in (1, 2, 3):
+            checkpoints.save(step, state(step), Progress())
+        checkpoints.wait()
+        failures = [checkpoints.failure() for _ in range(3)]
+        monkeypatch.undo()
+        checkpoints.save(4, state(4), Progress())
+    assert [failure and (str(failure), failure.lost) for failure in failures] == [
+        ("the older checkpoint 1 could not be removed: Permission denied", False),
+        ("the older checkpoint 2 could not be removed: Permission denied", False),
+        None,
+    ]
+    assert steps(tmp_path) == [4]
+
+
+@pytest.mark.parametrize("moment", ["before", "while", "after"])
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_save_never_makes_a_workdir_anew(tmp_path, monkeypatch, moment, removed):
+    workdir, place = tmp_path / "runs" / "a", tmp_path / "b"
+
+    def write(path, tree):
+        if moment != "after":
+            leave()
+        if moment == "while":  # as Orbax and TensorStore do
+            path.mkdir(parents=True)
+        write_arrays(path, tree)
+        if moment == "after":
+            leave()
+
+    def leave():
+        shutil.rmtree(workdir) if removed else workdir.rename(place)
+
+    write_arrays = arrays.write
+    with WriterLock(workdir) as lock:
+        lock.acquire()
+        with Checkpoints(workdir / "checkpoints", check=lock.check) as checkpoints:
+            checkpoints.save(1, state(1), Progress())
+            checkpoints.wait()
+            monkeypatch.setattr(arrays, "write", write)
+            checkpoints.save(2, state(2), Progress())
+            checkpoints.wait()
+            assert isinstance(checkpoints.failure().__cause__, MovedError)
+    assert list((tmp_path / "runs").iterdir()) == []
+    if not removed:
+        with Checkpoints(place / "checkpoints") as checkpoints:
+            assert checkpoints.restore_latest(create).step == 1
+        assert steps(place / "checkpoints") == [1]

@@ -194,20 +194,24 @@ def test_a_run_never_starts_again_silently(runs, tmp_path):
     assert sorted(directory.rglob("*")) == before
 
 
-def test_a_pipe_in_the_place_of_the_run_id_is_refused(runs, tmp_path):
-    directory = tmp_path / "run"
-    shutil.copytree(runs[0], directory)
-    (directory / "run_id").unlink()
-    os.mkfifo(directory / "run_id")
-    with Checkpoints(directory) as checkpoints:
-        with pytest.raises(InputError, match="run_id is a pipe"):
-            checkpoints.restore_latest(create)
+def holding(data):
+    def damage(file, _):
+        file.write_bytes(data)
+
+    return damage
 
 
-def test_a_lost_run_id_is_found_in_the_checkpoints(runs, tmp_path):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(emptied, halved, deleted, unreadable, a_directory, a_pipe),
+        *map(holding, (b"\0" * 33, b"\xff\xfe" * 16, b"a run\n", b"0" * 33)),
+    ],
+)
+def test_a_lost_run_id_is_found_in_the_checkpoints(runs, tmp_path, damage):
     directory = tmp_path / "run"
     shutil.copytree(runs[0], directory)
-    (directory / "run_id").write_text("")
+    damage(directory / "run_id", 0)
     with Checkpoints(directory) as checkpoints:
         assert checkpoints.restore_latest(create).step == 2
         checkpoints.save(3, state(3), Progress())

@@ -32,7 +32,7 @@ def happened(tmp_path_factory):
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    return json.loads(done.stdout) | {"stderr": done.stderr}
 
 
 def test_a_save_that_fails_is_said_and_harms_nothing(happened):
@@ -44,10 +44,18 @@ def test_a_save_that_fails_is_said_and_harms_nothing(happened):
         assert step in (1, 2), case
         if failure is None:  # it failed once the new one was complete, or had fewer changes
             assert step == 2, case
+        elif "removed" in failure:
+            assert failure == f"the older checkpoint 1 could not be removed: {ERRORS[error]}", case
+            assert step == 2, case
         else:
             assert failure == f"checkpoint 2 could not be written: {ERRORS[error]}", case
         assert not [name for name in left if name.endswith("tmp")], case
     assert {case[3] for case in happened["cases"]} == {1, 2}
+    assert any("removed" in (case[2] or "") for case in happened["cases"])
+
+
+def test_a_save_that_fails_prints_nothing_itself(happened):
+    assert happened["stderr"] == ""
 
 
 def test_a_save_that_hangs_is_given_up_after_the_time_limit(happened):
