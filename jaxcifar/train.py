@@ -1,5 +1,6 @@
 """The training loop, to be read from top to bottom."""
 
+import sys
 from pathlib import Path
 
 import jax
@@ -17,10 +18,16 @@ from jaxcifar.kernels import backend, native
 from jaxcifar.program import Program, create_program
 from jaxcifar.reporting.format import describe
 from jaxcifar.reporting.run_logger import RunLogger
-from jaxcifar.resilience import nonfinite, processes
+from jaxcifar.resilience import arithmetic, nonfinite, processes
 from jaxcifar.resilience.checkpoint import Checkpoints, Restored
 from jaxcifar.resilience.lock import WriterLock
-from jaxcifar.resilience.manifest import check_config, check_data, record_end, record_start
+from jaxcifar.resilience.manifest import (
+    check_config,
+    check_data,
+    record_end,
+    record_start,
+    saved_arithmetic,
+)
 from jaxcifar.resilience.nonfinite import NonFinite
 from jaxcifar.resilience.peers import Peers
 from jaxcifar.resilience.signals import Signals
@@ -36,7 +43,8 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
     Args:
       config: see `config.default`.
       workdir: directory of this run alone; created if it is missing.
-      accept_config_change: resume even if the config differs from the one the run was started with.
+      accept_config_change: resume even if the config differs from the one the run was started with,
+        or if the convolutions give other bits.
 
     Returns:
       The metrics of each split except the training split, at the last step.
@@ -58,11 +66,16 @@ def train(config: ConfigDict, workdir: Path, *, accept_config_change: bool = Fal
         Signals() as signals,
     ):
         processes.barrier()
-        return _train(config, workdir, lock, signals, peers)
+        return _train(config, workdir, lock, signals, peers, accept_config_change)
 
 
 def _train(
-    config: ConfigDict, workdir: Path, lock: WriterLock, signals: Signals, peers: Peers
+    config: ConfigDict,
+    workdir: Path,
+    lock: WriterLock,
+    signals: Signals,
+    peers: Peers,
+    accept_change: bool,
 ) -> Results:
     """Loads the data and makes attempts until one reaches the end."""
     devices.check_batch_size("train.batch_size", config.train.batch_size)
@@ -75,6 +88,7 @@ def _train(
     fingerprints = datasets.fingerprints(splits)
     check_data(workdir, fingerprints)
     plan = durations(config, splits["train"].size)
+    _check_arithmetic(config, workdir, plan.num_steps, accept_change)
     lock.acquire()
     run = Run(config, workdir, splits, fingerprints, plan, signals, peers)
     factors = nonfinite.rate_factors(workdir)
@@ -92,6 +106,15 @@ def _train(
         record_end(workdir, step, state, results)
     processes.barrier()
     return results
+
+
+def _check_arithmetic(config: ConfigDict, workdir: Path, num_steps: int, accept: bool) -> None:
+    """Checks the convolutions and threads of a run that is about to be trained further."""
+    last_step = max(Checkpoints(workdir / "checkpoints", create=False).steps(), default=0)
+    if jax.process_index() == 0 and last_step < num_steps:
+        saved = saved_arithmetic(workdir, last_step)
+        for warning in arithmetic.check(workdir, saved, config, accept=accept):
+            print(f"warning: {warning}", file=sys.stderr)
 
 
 def _attempt(run: Run, program: Program) -> tuple[Results, int, TrainState]:

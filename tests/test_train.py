@@ -15,6 +15,7 @@ from jaxcifar.errors import InputError
 from jaxcifar.evaluate import evaluate_run
 from jaxcifar.program import create_program
 from jaxcifar.resilience.checkpoint import Checkpoints
+from jaxcifar.resilience.files import write_json
 from jaxcifar.resilience.manifest import read
 from jaxcifar.train import train
 from tests.helpers import REPOSITORY, assert_same_bits
@@ -232,6 +233,44 @@ def test_a_run_that_resumes_with_other_steps_per_call_keeps_its_bits(one_step_a_
     train(many, tmp_path / "run")
     assert [start["step"] for start in read(tmp_path / "run")["starts"]] == [0, 10]
     assert_same_bits(final(many, tmp_path / "run", 12).state, final(config, workdir, 12).state)
+
+
+@pytest.fixture
+def interrupted(one_step_a_call, tmp_path):
+    """Returns the config and the workdir of a run that stopped at step 10 of 12."""
+    config, workdir = one_step_a_call
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "12")
+    run = read(tmp_path / "run")
+    del run["end"]
+    write_json(tmp_path / "run" / "manifest.json", run)
+    return config, tmp_path / "run"
+
+
+def test_other_convolutions_are_refused_or_accepted_and_recorded(interrupted, capsys):
+    config, workdir = interrupted
+    run = read(workdir)
+    run["starts"][0]["arithmetic"] |= {"bits": "other", "convolutions": "c++ 1.2"}
+    write_json(workdir / "manifest.json", run)
+    with pytest.raises(InputError, match=r"(?s)saved c\+\+ 1.2.*--accept_config_change"):
+        train(config, workdir)
+    assert len(read(workdir)["starts"]) == 1
+    train(config, workdir, accept_config_change=True)
+    assert "warning: resuming with other convolutions" in capsys.readouterr().err
+    (change,) = read(workdir)["config_changes"]
+    assert (change["step"], change["field"]) == (10, "convolutions")
+    assert change["old"].startswith("c++ 1.2")
+
+
+def test_a_run_without_a_record_of_its_arithmetic_resumes_and_gets_one(interrupted, capsys):
+    config, workdir = interrupted
+    run = read(workdir)
+    del run["starts"][0]["arithmetic"]
+    write_json(workdir / "manifest.json", run)
+    train(config, workdir)
+    assert "warning" not in capsys.readouterr().err
+    assert read(workdir)["starts"][1]["arithmetic"]["bits"]
+    assert read(workdir)["config_changes"] == []
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")

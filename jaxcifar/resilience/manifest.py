@@ -23,6 +23,7 @@ from jaxcifar.config.structure import with_new_names
 from jaxcifar.errors import InputError
 from jaxcifar.kernels import native
 from jaxcifar.kernels.backend import is_cpu
+from jaxcifar.resilience import arithmetic
 from jaxcifar.resilience.files import write_json
 from jaxcifar.resilience.trees import shorten, tree_sha256
 
@@ -96,6 +97,12 @@ def check_data(workdir: Path, fingerprints: dict[str, str]) -> None:
             )
 
 
+def saved_arithmetic(workdir: Path, step: int) -> dict[str, Any]:
+    """Returns the arithmetic that led to a step, see `arithmetic.describe`; {} if not recorded."""
+    before = [start for start in read(workdir).get("starts", ()) if start["step"] < step]
+    return before[-1].get("arithmetic", {}) if before else {}
+
+
 def record_start(
     workdir: Path, config: ConfigDict, step: int, fingerprints: dict[str, str] | None = None
 ) -> None:
@@ -109,8 +116,11 @@ def record_start(
       fingerprints: fingerprint of each split; None if the data has not been read yet.
     """
     run = read(workdir)
-    run.pop("end", None)
     changes = [{"step": step, **change} for change in _changes(workdir, config)]
+    ended = run.pop("end", None)
+    other = arithmetic.change(saved_arithmetic(workdir, step), config)
+    if other and not ended:
+        changes.append({"step": step, "field": "convolutions", **other})
     run |= {
         "config": _plain(config),
         "seed": config.train.seed,
@@ -136,6 +146,7 @@ def describe_start(step: int) -> dict[str, Any]:
             "devices": [device.device_kind for device in jax.devices()],
             "processes": jax.process_count(),
         },
+        "arithmetic": arithmetic.describe(),
         "environment": {
             name: os.environ[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if name in os.environ
         },
