@@ -3,7 +3,8 @@
 On a CPU, two settings make a train step two to four times as fast, in addition to the compiled
 convolutions of `kernels.native`:
 
-- an XLA flag that stops XLA from handing single convolutions to YNNPACK, which is slower at them;
+- an XLA flag that stops XLA from handing single convolutions to YNNPACK, which is slower at them,
+  and sums, which YNNPACK divides into parts by the number of threads, so that they round otherwise;
 - malloc settings that use huge pages and never return memory to the system. XLA allocates its
   buffers afresh in each step, and page faults would take up to half of the step. In return, the
   process never shrinks. The C library reads these settings when a process starts, so the process
@@ -33,7 +34,7 @@ from types import ModuleType
 from jaxcifar.errors import InputError
 
 _XLA_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
-_XLA_SETTING = f"{_XLA_FLAG}=-INDIVIDUAL_CONVOLUTION"
+_XLA_SETTING = f"{_XLA_FLAG}=-INDIVIDUAL_CONVOLUTION,-REDUCE"
 # Huge pages; all memory in one heap rather than in separate mappings; and none of it returned.
 _MALLOC = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.arena_max=1:"

@@ -112,8 +112,7 @@ def _calls_from_device(
         if changed:
             placed = devices.replicate(order)
         steps = 1 if step == first_step else min(max_steps, next_due(step) - step)
-        count = [steps] if max_steps > 1 else []
-        yield _call(steps, run_steps, resident, placed, position, *count)
+        yield _call(steps, run_steps, resident, placed, position, steps)
         step += steps
 
 
@@ -127,7 +126,10 @@ def compile_steps(
     batch_size: int,
     max_steps: int,
 ) -> Callable[..., StepResult]:
-    """Maps the making of a batch and the step on it, or a loop of them, over the devices.
+    """Maps a loop that makes batches and takes a step on each over the devices.
+
+    A single step is a loop of one iteration, since a program without the loop would round some
+    results otherwise: the bits of a run do not depend on how its steps are divided into calls.
 
     Args:
       train_step: see `Program`.
@@ -136,8 +138,8 @@ def compile_steps(
       max_steps: most steps per call.
 
     Returns:
-      (state, resident, order, position) -> (state, sums, layers) if `max_steps` is 1; otherwise a
-      function that also takes the number of steps, and returns each sum as [max_steps].
+      (state, resident, order, position, num_steps) -> (state, sums, layers), with each sum as
+      [max_steps].
     """
 
     def one_step(
@@ -146,8 +148,6 @@ def compile_steps(
         batch = train_batch(resident, order, position, lax.axis_index(devices.AXIS))
         return train_step(state, batch)
 
-    if max_steps == 1:
-        return devices.map_train_step(one_step, (0, 0, 0, None))
     many_steps = partial(_many_steps, one_step, batch_size, max_steps)
     return devices.map_train_step(many_steps, (0, 0, 0, None, None))
 

@@ -29,7 +29,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run [runs/<config name>].")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "reproduce"], "What to do.")
 _OUT = flags.DEFINE_string("out", None, "Output of --mode reproduce [<workdir>/reproduction].")
-_ACCEPT = flags.DEFINE_bool("accept_config_change", False, "Resume with a changed config.")
+_ACCEPT = flags.DEFINE_bool(
+    "accept_config_change", False, "Resume with a changed config, or with other convolutions."
+)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """The training loop, to be read from top to bottom."""
 
+import sys
 from pathlib import Path
 
 import jax
@@ -19,12 +20,17 @@ from jaxcifar.kernels import backend, native
 from jaxcifar.program import Program, create_program
 from jaxcifar.reporting.format import describe
 from jaxcifar.reporting.run_logger import RunLogger
-from jaxcifar.resilience import nonfinite, normalization, processes
+from jaxcifar.resilience import arithmetic, nonfinite, normalization, processes
 from jaxcifar.resilience.checkpoint import Checkpoints, Restored
 from jaxcifar.resilience.data_check import check_splits
 from jaxcifar.resilience.files import write_text
 from jaxcifar.resilience.lock import WriterLock
-from jaxcifar.resilience.manifest import check_config, record_end, record_start
+from jaxcifar.resilience.manifest import (
+    check_config,
+    record_end,
+    record_start,
+    saved_arithmetic,
+)
 from jaxcifar.resilience.nonfinite import NonFinite
 from jaxcifar.resilience.peers import Peers
 from jaxcifar.resilience.signals import Signals
@@ -41,7 +47,8 @@ def train(
     Args:
       config: see `config.default`.
       workdir: directory of this run alone; created if it is missing.
-      accept_config_change: resume even if the config differs from the one the run was started with.
+      accept_config_change: resume even if the config differs from the one the run was started with,
+        or if the convolutions give other bits.
       note: line to print first.
 
     Returns:
@@ -66,11 +73,16 @@ def train(
     ):
         processes.barrier()
         _print_once(note)
-        return _train(config, workdir, lock, signals, peers)
+        return _train(config, workdir, lock, signals, peers, accept_config_change)
 
 
 def _train(
-    config: ConfigDict, workdir: Path, lock: WriterLock, signals: Signals, peers: Peers
+    config: ConfigDict,
+    workdir: Path,
+    lock: WriterLock,
+    signals: Signals,
+    peers: Peers,
+    accept_change: bool,
 ) -> Results:
     """Loads the data and makes attempts until one reaches the end."""
     devices.check_batch_size("train.batch_size", config.train.batch_size)
@@ -85,6 +97,7 @@ def _train(
         _print_once(look_through(splits, config.dataset))
     processes.barrier()  # the others write nothing before
     plan = durations(config, splits["train"].size)
+    _check_arithmetic(config, workdir, plan.num_steps, accept_change)
     lock.acquire()
     if len(np.unique(splits["train"].labels)) == 1:
         _print_once("warning: all training images are of one class; there is nothing to learn")
@@ -99,6 +112,15 @@ def _train(
             steps = Checkpoints(workdir / "checkpoints", create=False).steps()
             last_saved = processes.gather_int(max(steps, default=-1))[0]
             factors = nonfinite.roll_back(config.train, workdir, factors, error, last_saved)
+
+
+def _check_arithmetic(config: ConfigDict, workdir: Path, num_steps: int, accept: bool) -> None:
+    """Checks the convolutions and threads of a run that is about to be trained further."""
+    last_step = max(Checkpoints(workdir / "checkpoints", create=False).steps(), default=0)
+    if jax.process_index() == 0 and last_step < num_steps:
+        saved = saved_arithmetic(workdir, last_step)
+        for warning in arithmetic.check(workdir, saved, config, accept=accept):
+            print(f"warning: {warning}", file=sys.stderr)
 
 
 def _attempt(run: Run, program: Program) -> Results:

@@ -4,7 +4,8 @@ import re
 import pytest
 
 from jaxcifar.config import FIELDS
-from jaxcifar.config.fields import DURATIONS, OLD_NAMES, SECTIONS
+from jaxcifar.config.earlier import OLD_NAMES
+from jaxcifar.config.fields import DURATIONS, SECTIONS
 from jaxcifar.errors import unknown
 from tests.helpers import REPOSITORY
 

@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import runpy
+import shutil
 
 import jax
 import numpy as np
@@ -18,9 +19,11 @@ from jaxcifar.program import create_program
 from jaxcifar.reporting import csv_log
 from jaxcifar.resilience import arrays, manifest
 from jaxcifar.resilience.checkpoint import Checkpoints
+from jaxcifar.resilience.files import write_json
 from jaxcifar.resilience.lock import MovedError
+from jaxcifar.resilience.manifest import read
 from jaxcifar.train import train
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, assert_same_bits
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -212,28 +215,69 @@ def test_parts_of_a_batch_that_devices_cannot_share_are_refused(tmp_path):
 @pytest.fixture(scope="module")
 def one_step_a_call(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("one")
-    config = small_run()
+    config = small_run(checkpoint__keep_every_steps=5, checkpoint__every_steps=5)
     train(config, workdir)
     return config, workdir
 
 
-def test_many_steps_a_call_are_those_of_one_a_call(one_step_a_call, tmp_path):
+def test_the_bits_do_not_depend_on_the_steps_per_call(one_step_a_call, tmp_path):
     config, workdir = one_step_a_call
-    many = small_run(train__steps_per_call=5, log__every_steps=4)
-    train(many, tmp_path / "many")
-    one, other = final(config, workdir, 12).state, final(many, tmp_path / "many", 12).state
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0.05, atol=0.02)
-    # However the steps are divided into calls, the bits are the same.
-    again = small_run(
+    expected = final(config, workdir, 12).state
+    many = small_run(
         train__steps_per_call=5, log__every_steps=3, checkpoint__every_steps=7, eval__every_steps=5
     )
-    train(again, tmp_path / "again")
-    same = final(again, tmp_path / "again", 12).state
-    for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(same), strict=True):
-        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
-    steps = [row["step"] for row in rows(tmp_path / "again" / "metrics.csv") if row["loss"]]
+    train(many, tmp_path)
+    assert_same_bits(final(many, tmp_path, 12).state, expected)
+    steps = [row["step"] for row in rows(tmp_path / "metrics.csv") if row["loss"]]
     assert steps == ["3", "5", "6", "9", "10", "12", "12"]
+
+
+def test_a_run_that_resumes_with_other_steps_per_call_keeps_its_bits(one_step_a_call, tmp_path):
+    config, workdir = one_step_a_call
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "12")
+    many = small_run(train__steps_per_call=4)
+    train(many, tmp_path / "run")
+    assert [start["step"] for start in read(tmp_path / "run")["starts"]] == [0, 10]
+    assert_same_bits(final(many, tmp_path / "run", 12).state, final(config, workdir, 12).state)
+
+
+@pytest.fixture
+def interrupted(one_step_a_call, tmp_path):
+    """Returns the config and the workdir of a run that stopped at step 10 of 12."""
+    config, workdir = one_step_a_call
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "12")
+    run = read(tmp_path / "run")
+    del run["end"]
+    write_json(tmp_path / "run" / "manifest.json", run)
+    return config, tmp_path / "run"
+
+
+def test_other_convolutions_are_refused_or_accepted_and_recorded(interrupted, capsys):
+    config, workdir = interrupted
+    run = read(workdir)
+    run["starts"][0]["arithmetic"] |= {"bits": "other", "convolutions": "c++ 1.2"}
+    write_json(workdir / "manifest.json", run)
+    with pytest.raises(InputError, match=r"(?s)saved c\+\+ 1.2.*--accept_config_change"):
+        train(config, workdir)
+    assert len(read(workdir)["starts"]) == 1
+    train(config, workdir, accept_config_change=True)
+    assert "warning: resuming with other convolutions" in capsys.readouterr().err
+    (change,) = read(workdir)["config_changes"]
+    assert (change["step"], change["field"]) == (10, "convolutions")
+    assert change["old"].startswith("c++ 1.2")
+
+
+def test_a_run_without_a_record_of_its_arithmetic_resumes_and_gets_one(interrupted, capsys):
+    config, workdir = interrupted
+    run = read(workdir)
+    del run["starts"][0]["arithmetic"]
+    write_json(workdir / "manifest.json", run)
+    train(config, workdir)
+    assert "warning" not in capsys.readouterr().err
+    assert read(workdir)["starts"][1]["arithmetic"]["bits"]
+    assert read(workdir)["config_changes"] == []
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")

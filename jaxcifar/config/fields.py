@@ -385,19 +385,6 @@ FIELDS: dict[str, Field] = {
 }
 # fmt: on
 
-# Field names of earlier versions, which manifests may still have.
-OLD_NAMES = {
-    "log.layers_every_epochs": "log.layer_stats_every_epochs",
-    "log.layers_every_steps": "log.layer_stats_every_steps",
-    "optimizer.weight_decay_on": "optimizer.weight_decay_mask",
-    "schedule.every_epochs": "schedule.step_every_epochs",
-    "schedule.every_steps": "schedule.step_every_steps",
-    "schedule.rise": "schedule.rise_fraction",
-}
-
-# Defaults of earlier versions that meant the same, which manifests may still have.
-OLD_DEFAULTS = {"dataset.image_size": 224}
-
 RESUME: dict[str, Resume] = {path: field.resume for path, field in FIELDS.items()}
 
 # Paths of all durations, such as "schedule.warmup" for schedule.warmup_steps and _epochs.

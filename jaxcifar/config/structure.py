@@ -8,7 +8,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxcifar import errors
-from jaxcifar.config.fields import FIELDS, OLD_DEFAULTS, OLD_NAMES
+from jaxcifar.config.earlier import OLD_DEFAULTS, OLD_NAMES
+from jaxcifar.config.fields import FIELDS
 from jaxcifar.errors import InputError
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from jaxcifar.kernels import native
 from jaxcifar.kernels.backend import is_cpu
 
 _EPSILON = 1e-5
@@ -52,8 +53,7 @@ def batch_statistics(x: jax.Array, axis_name: str | None) -> Statistics:
       x: features [B, H, W, C].
       axis_name: device axis over which statistics are averaged, or None.
     """
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    moments = _channel_means(x, jnp.square(x))
+    moments = _moments(x)
     mean, mean_square = moments if axis_name is None else lax.pmean(moments, axis_name)
     variance = mean_square - jnp.square(mean)
     return Statistics(mean, jnp.where(variance < 0, 0, variance))  # rounding can make it negative
@@ -96,8 +96,8 @@ def standardize_gradient(x: Standardized, gradient: jax.Array, axis_name: str | 
       gradient: gradient with respect to the standardised values.
       axis_name: the `axis_name` that was given to `standardize`.
     """
-    wide = jnp.promote_types(gradient.dtype, jnp.float32)
-    shift, slope = _channel_means(gradient.astype(wide), gradient.astype(wide) * x.values)
+    size = x.values.size // x.values.shape[-1]
+    shift, slope = (total / size for total in _channel_sums(gradient, x.values))
     if axis_name is not None:
         shift, slope = lax.pmean((shift, slope), axis_name)
     factor = lax.rsqrt(x.statistics.variance + _EPSILON)
@@ -121,7 +121,8 @@ def _multiply_add_backward(
     saved: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, factor = saved
-    return ((dy * factor).astype(x.dtype), *_channel_sums(dy * x, dy))
+    total, of_products = _channel_sums(dy, x)
+    return (dy * factor).astype(x.dtype), of_products, total
 
 
 _multiply_add.defvjp(
@@ -130,36 +131,38 @@ _multiply_add.defvjp(
 
 
 @jax.custom_vjp
-def _channel_means(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the means [C] of two arrays [B, H, W, C]."""
+def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the means [C] of an array [B, H, W, C] and of its squares, in float32 or wider."""
     size = x.size // x.shape[-1]
-    return tuple(total / size for total in _channel_sums(x, y))
+    return tuple(total / size for total in _channel_sums(x, x))
 
 
-def _channel_means_backward(
-    inputs: tuple[jax.Array, jax.Array], means: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, ...]:
-    return tuple(
-        jnp.broadcast_to(mean / (x.size // x.shape[-1]), x.shape)
-        for x, mean in zip(inputs, means, strict=True)
-    )
+def _moments_backward(x: jax.Array, means: tuple[jax.Array, jax.Array]) -> tuple[jax.Array]:
+    mean, mean_square = (mean / (x.size // x.shape[-1]) for mean in means)
+    return ((mean + 2 * x * mean_square).astype(x.dtype),)
 
 
-_channel_means.defvjp(lambda x, y: (_channel_means(x, y), (x, y)), _channel_means_backward)
+_moments.defvjp(lambda x: (_moments(x), x), _moments_backward)
 
 
 def _channel_sums(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the sums [C] of x and of x * y, two arrays [B, H, W, C], in float32 or wider."""
+    if is_cpu() and x.dtype == y.dtype and native.supports(x):
+        return native.channel_sums(x, y)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    x = x.astype(wide)
+    products = x * y.astype(wide)
     axes = tuple(range(x.ndim - 1))
     if is_cpu():
-        return x.sum(axes), y.sum(axes)
+        return x.sum(axes), products.sum(axes)
     # On a GPU long sums are taken in two stages. The second stage is written as one joint reduction
     # of x and y so that it becomes one kernel. XLA already fuses the first stages of both, and it
     # would not vectorise a joint one.
     size = x.size // x.shape[-1]
     parts = math.gcd(size, 2 ** round(math.log2(size) / 2))
-    x, y = (array.reshape(parts, -1, array.shape[-1]).sum(1) for array in (x, y))
+    x, products = (a.reshape(parts, -1, a.shape[-1]).sum(1) for a in (x, products))
     zero = jnp.zeros((), x.dtype)
-    return lax.reduce((x, y), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (0,))
+    return lax.reduce((x, products), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (0,))
 
 
 class BatchNorm(nn.Module):

@@ -57,6 +57,24 @@ def conv_general_dilated(
     return _conv(x, kernel, tuple(strides), tuple(map(tuple, padding)))
 
 
+def linear(
+    x: jax.Array, kernel: jax.Array, dimension_numbers: Any, *settings: Any, **options: Any
+) -> jax.Array:
+    """Returns the product [B, out]; linen's `Dense` calls it as its `dot_general`.
+
+    On a CPU it is the compiled convolution, since the rounding of a long sum in XLA's product
+    depends on the number of threads.
+
+    Args:
+      x: features [B, in].
+      kernel: kernel [in, out].
+      dimension_numbers, settings, options: see `lax.dot_general`.
+    """
+    if is_cpu() and x.ndim == 2 and native.supports(x):
+        return _conv(x[:, None, None], kernel[None, None], (1, 1), ((0, 0), (0, 0)))[:, 0, 0]
+    return lax.dot_general(x, kernel, dimension_numbers, *settings, **options)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding) -> jax.Array:
     if native.supports(x):

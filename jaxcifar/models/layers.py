@@ -161,7 +161,13 @@ def classify(
     """
     x = jnp.mean(x, axis=(1, 2))
     x = nn.Dropout(dropout_rate, deterministic=not train)(x)
-    head = nn.Dense(num_classes, kernel_init=uniform_fan_in, dtype=dtype, name="head")
+    head = nn.Dense(
+        num_classes,
+        kernel_init=uniform_fan_in,
+        dtype=dtype,
+        dot_general=convolution.linear,
+        name="head",
+    )
     return head(x).astype(jnp.float32)
 
 

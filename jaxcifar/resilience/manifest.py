@@ -24,6 +24,7 @@ from jaxcifar.errors import InputError
 from jaxcifar.kernels import native
 from jaxcifar.kernels.backend import is_cpu
 from jaxcifar.regular_files import check_regular
+from jaxcifar.resilience import arithmetic
 from jaxcifar.resilience.files import json_numbers, write_json
 from jaxcifar.resilience.store import CheckpointStore
 from jaxcifar.resilience.trees import shorten, tree_sha256
@@ -127,6 +128,12 @@ def check_data(workdir: Path, fingerprints: dict[str, str]) -> None:
             )
 
 
+def saved_arithmetic(workdir: Path, step: int) -> dict[str, Any]:
+    """Returns the arithmetic that led to a step, see `arithmetic.describe`; {} if not recorded."""
+    before = [start for start in read(workdir).get("starts", ()) if start["step"] < step]
+    return before[-1].get("arithmetic", {}) if before else {}
+
+
 def record_start(
     workdir: Path, config: ConfigDict, step: int, fingerprints: dict[str, str] | None = None
 ) -> None:
@@ -140,8 +147,11 @@ def record_start(
       fingerprints: fingerprint of each split; None if the data has not been read yet.
     """
     run = read(workdir)
-    run.pop("end", None)
     changes = [{"step": step, **change} for change in config_changes(run, config)]
+    ended = run.pop("end", None)
+    other = arithmetic.change(saved_arithmetic(workdir, step), config)
+    if other and not ended:
+        changes.append({"step": step, "field": "convolutions", **other})
     run |= {
         "config": plain(config),
         "seed": config.train.seed,
@@ -167,6 +177,7 @@ def describe_start(step: int) -> dict[str, Any]:
             "devices": [device.device_kind for device in jax.devices()],
             "processes": jax.process_count(),
         },
+        "arithmetic": arithmetic.describe(),
         "environment": {
             name: os.environ[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if name in os.environ
         },

@@ -1,7 +1,8 @@
 import pytest
 
 from jaxcifar.config import default
-from jaxcifar.config.fields import DURATIONS, FIELDS, OLD_DEFAULTS, OLD_NAMES, RESUME, SECTIONS
+from jaxcifar.config.earlier import OLD_DEFAULTS, OLD_NAMES
+from jaxcifar.config.fields import DURATIONS, FIELDS, RESUME, SECTIONS
 from jaxcifar.config.rules import get
 from jaxcifar.config.structure import with_new_names
 

@@ -4,21 +4,26 @@ import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from jaxcifar.kernels import native
 from tests.helpers import REPOSITORY
 
 PROGRAM = """
 import hashlib, numpy as np
-from jaxcifar.kernels import convolution, native
+from jaxcifar.kernels import batch_norm, convolution, native
 print(native.compiler())
 x, kernel, dy = (np.random.RandomState(0).normal(size=size).astype("float32")
                  for size in ((40, 9, 9, 48), (3, 3, 48, 20), (40, 9, 9, 20)))
 import jax
 y, pull = jax.vjp(
     lambda *xs: convolution.conv_general_dilated(*xs, (1, 1), ((1, 1), (1, 1))), x, kernel)
-print([hashlib.sha256(np.asarray(array)).hexdigest() for array in (y, *pull(dy))])
+images = np.random.RandomState(1).normal(size=(64, 16, 16, 16)).astype("float32")
+statistics, pull_statistics = jax.vjp(lambda x: batch_norm.batch_statistics(x, None), images)
+arrays = (y, *pull(dy), *statistics, *pull_statistics(statistics))
+print([hashlib.sha256(np.asarray(array)).hexdigest() for array in arrays])
 print(round(float(abs(y).sum())))
 """
 
@@ -48,13 +53,70 @@ def test_the_library_is_compiled_once(compiled, native_compiler):
     built = library.stat().st_mtime_ns
     assert run(cache)[0] == printed
     assert library.stat().st_mtime_ns == built
-    assert [path.name for path in library.parent.iterdir()] == [library.name]
+    names = {path.name for path in library.parent.iterdir()}
+    assert names == {library.name, library.with_suffix(".sha256").name}
 
 
 def test_results_do_not_depend_on_the_number_of_threads(compiled):
     cache, (printed, _) = compiled
     for threads in "1", "3":
         assert run(cache, NPROC=threads)[0] == printed
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2],
+    "changed": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+}
+
+
+@pytest.fixture
+def counting_builds(monkeypatch, tmp_path):
+    """Replaces compiling by writing a file; returns the cache and the list of commands."""
+    commands = []
+
+    def compile(command, **variables):
+        commands.append(command)
+        Path(command[-1]).write_bytes(b"library")
+        assert Path(variables["TMPDIR"]) == Path(command[-1]).parent
+        return ""
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(native, "_run", compile)
+    return tmp_path, commands
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("suffix", [".so", ".sha256"])
+def test_a_damaged_library_is_built_again(counting_builds, damage, suffix):
+    _, commands = counting_builds
+    library = native._library("c++", "1")
+    assert native._library("c++", "1") == library and len(commands) == 1
+    damaged = library.with_suffix(suffix)
+    damaged.write_bytes(DAMAGE[damage](damaged.read_bytes()))
+    assert native._library("c++", "1") == library and len(commands) == 2
+    assert library.read_bytes() == b"library"
+    damaged.unlink()
+    assert native._library("c++", "1") == library and len(commands) == 3
+
+
+def test_what_a_killed_build_left_is_removed_at_the_next_start(counting_builds):
+    library = native._library("c++", "1")
+    leftover = library.parent / "build-killed"
+    leftover.mkdir()
+    (leftover / "cc123.s").write_text("half")
+    native._library("c++", "1")
+    assert sorted(path.suffix for path in library.parent.iterdir()) == [".sha256", ".so"]
+
+
+def test_the_directory_of_a_build_under_way_is_left_alone(counting_builds, monkeypatch):
+    library = native._library("c++", "1")
+    (library.parent / "build-running").mkdir()
+    monkeypatch.setattr(native, "_LOCK_SECONDS", 0.2)
+    with native._locked(library.parent) as locked:
+        assert locked
+        native._library("c++", "1")
+        assert (library.parent / "build-running").exists()
 
 
 def test_without_a_compiler_xlas_convolutions_are_used(compiled, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxcifar.config import RESUME, default, durations
-from jaxcifar.config.fields import OLD_NAMES
+from jaxcifar.config.earlier import OLD_NAMES
 from jaxcifar.data import datasets
 from jaxcifar.data.datasets import Split
 from jaxcifar.errors import InputError

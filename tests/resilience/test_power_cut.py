@@ -17,6 +17,8 @@ from tests.helpers import assert_same_bits
 from tests.resilience.power_cut import Disk, cut
 from tests.resilience.test_checkpoint import create, state
 
+COLUMNS = ("step", "loss", "split")
+
 
 class Run:
     """A run of twelve steps without a network, on a disk whose power is cut at each named point."""
@@ -57,7 +59,7 @@ class Run:
         assert restored.step >= self.sealed
         if restored.step:
             assert_same_bits(restored.state, state(restored.step))
-        CsvLog(workdir / "metrics.csv", ["step", "loss"], restored.step).close()
+        CsvLog(workdir / "metrics.csv", COLUMNS, restored.step).close()
         steps = [int(row["step"]) for row in read_rows(workdir / "metrics.csv")]
         assert steps == list(range(1, restored.step + 1))
         assert not self.started or manifest.read(workdir)["seed"] == 3
@@ -68,9 +70,9 @@ class Run:
         with Checkpoints(self.workdir / "checkpoints") as checkpoints:
             manifest.update(self.workdir, seed=3)
             self.started = True
-            log = CsvLog(self.workdir / "metrics.csv", ["step", "loss"], 0)
+            log = CsvLog(self.workdir / "metrics.csv", COLUMNS, 0)
             for step in range(1, 13):
-                log.write([{"step": step, "loss": 1 / step}])
+                log.write([{"step": step, "loss": 1 / step, "split": "train"}])
                 checkpoints.save(step, state(step), Progress(), before=log.sync)
                 if step % 3:
                     checkpoints.wait()

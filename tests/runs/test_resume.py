@@ -60,3 +60,17 @@ def test_evaluation_of_nothing_is_explained(run_main, tmp_path):
     code, _, err = run_main(*RUN, f"--workdir={tmp_path / 'nothing'}", "--mode=eval")
     assert code != 0 and "nothing/checkpoints: no checkpoint" in err and "Traceback" not in err
     assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.slow
+def test_a_run_has_the_same_bits_on_any_number_of_threads(start_main, tmp_path):
+    hashes = set()
+    for threads in "1", "2", "16":
+        workdir = tmp_path / threads
+        # Batches this large have sums that XLA would divide by the number of threads.
+        run = [*RUN, "--config.train.batch_size=512", f"--workdir={workdir}"]
+        process = start_main(*run, NPROC=threads)
+        _, err = process.communicate()
+        assert process.returncode == 0, err
+        hashes.add(json.loads((workdir / "manifest.json").read_text())["end"]["state_sha256"])
+    assert len(hashes) == 1

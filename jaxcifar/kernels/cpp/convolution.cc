@@ -1,8 +1,9 @@
 // Convolutions on a CPU as XLA calls them: of images [N, H, W, in] with a kernel
-// [rows, columns, in, out], and the gradient with respect to the kernel. `native.py` compiles this
-// file, the only one that includes XLA's headers.
+// [rows, columns, in, out], and the gradient with respect to the kernel; and sums for each channel.
+// `native.py` compiles this file, the only one that includes XLA's headers.
 
 #include "direct.h"
+#include "sums.h"
 #include "winograd.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -55,6 +56,17 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer
   });
 }
 
+ffi::Error Sum(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer y,
+               ffi::Result<ffi::AnyBuffer> sums) {
+  return Run(pool, x, [&](const Threads& threads, auto number) {
+    using T = decltype(number);
+    const Index channels = x.dimensions().back();
+    const Index pixels = x.element_count() / std::max<Index>(channels, 1);
+    ChannelSums(threads, pixels, channels, x.typed_data<T>(), y.typed_data<T>(),
+                sums->typed_data<T>());
+  });
+}
+
 // Two arrays and the window to a third array, all float or all double.
 auto Signature() {
   return ffi::Ffi::Bind()
@@ -69,3 +81,7 @@ auto Signature() {
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcifar_convolve, Convolve, Signature());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcifar_kernel_gradient, KernelGradient, Signature());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    jaxcifar_channel_sums, Sum,
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>()
+        .Ret<ffi::AnyBuffer>());

@@ -15,13 +15,6 @@
 
 namespace jaxcifar {
 
-// Tells the compiler that a loop does not read what it writes.
-#ifdef __clang__
-#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define INDEPENDENT _Pragma("GCC ivdep")
-#endif
-
 constexpr Index kPlanes = 6, kTile = 4;
 
 // With fewer channels the transforms take as much time as the saved products.

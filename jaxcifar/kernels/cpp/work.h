@@ -12,6 +12,13 @@
 #include <new>
 #include <utility>
 
+// Tells the compiler that a loop does not read what it writes.
+#ifdef __clang__
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 namespace jaxcifar {
 
 using Index = int64_t;
