@@ -134,7 +134,9 @@ def _rate_notes(run: Run, program: Program, step: int, former: dict[str, Any]) -
     changes = [
         change
         for change in manifest.config_changes(former, run.config)
-        if change["field"].startswith(("schedule.", "optimizer.learning_rate", "train.num_"))
+        if change["field"].startswith(
+            ("schedule.", "optimizer.learning_rate", "train.num_steps", "train.num_epochs")
+        )
     ]
     if not changes:
         return

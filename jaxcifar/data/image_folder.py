@@ -23,6 +23,7 @@ from absl import logging
 from jaxcifar.data import file_hashes
 from jaxcifar.data.split import Split, hold_out
 from jaxcifar.errors import InputError
+from jaxcifar.regular_files import check_regular
 
 EXTENSIONS = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif")
 
@@ -184,11 +185,11 @@ def _check_is_file(entry: os.DirEntry) -> None:
         raise InputError(
             f"{entry.path} is a directory, but has the name of an image: rename or remove it"
         )
+    check_regular(entry.path)
     try:
         os.stat(entry.path)
     except OSError as error:
         raise InputError(f"{entry.path} cannot be read: {error.strerror}") from error
-    raise InputError(f"{entry.path} is not a regular file: remove it")
 
 
 def _images_below(folder: str) -> Iterator[str]:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from jaxcifar.errors import InputError
+from jaxcifar.regular_files import check_regular
 
 Arrays = dict[str, np.ndarray]
 
@@ -50,12 +51,13 @@ def read(file: Path) -> tuple[Arrays, list[str]]:
     try:
         if file.is_dir():
             raise InputError(f"{file}: is a directory; must be a safetensors, .pt or .pth file")
-        if file.exists() and not file.is_file():  # opening a pipe would wait for its writer
-            raise InputError(f"{file}: is not a regular file")
+        check_regular(file)
         with file.open("rb") as stream:
             start = stream.read(512)
     except OSError as error:
-        raise InputError(f"{file}: {error.strerror}") from error
+        raise InputError(
+            f"{file}: {error.strerror}; must be a safetensors, .pt or .pth file"
+        ) from error
     if not start:
         raise InputError(f"{file}: the file is empty")
     if start[8:9] == b"{":  # after 8 bytes of its length, the header of a safetensors file

@@ -149,9 +149,9 @@ def _brief(error: BaseException, argv: list[str]) -> str:
         return f"{flag}: {reason.removeprefix('jaxcifar.errors.InputError: ')}"
     if isinstance(error, flags.IllegalFlagValueError):
         text = _wrong_type(text) or text
-    recipe = next(iter(_recipes(argv)), "")
-    names_it = isinstance(error, flags.Error | InputError) or recipe in text.split()
-    return f"--config={recipe}: {text}" if recipe and not names_it else text
+    recipes = _recipes(argv)
+    names_it = isinstance(error, flags.Error | InputError) or set(recipes) & set(text.split())
+    return f"--config={recipes[0]}: {text}" if recipes and not names_it else text
 
 
 def _recipes(argv: list[str]) -> list[str]:

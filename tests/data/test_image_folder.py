@@ -232,7 +232,7 @@ def test_a_directory_or_a_pipe_with_the_name_of_an_image_is_named(made):
         scan(made)
     path.rmdir()
     os.mkfifo(path)
-    with pytest.raises(InputError, match=r"cat/x.jpg is not a regular file: remove it"):
+    with pytest.raises(InputError, match=r"cat/x.jpg is a pipe; it must be a regular file"):
         scan(made)
     path.unlink()
     path.symlink_to("nowhere")

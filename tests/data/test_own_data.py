@@ -120,11 +120,14 @@ def test_bad_images_are_named_or_left_out(copy, caplog):
     (copy / "train" / "cat" / "0.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"train/(cat/0|dog/2).png cannot be decoded.*=skip"):
         datasets.load(on_device(copy))
-    splits = datasets.load(on_device(copy, on_bad_image="skip"))
+    with pytest.raises(InputError, match="2 of its 20 images cannot .* = 0.05 of them may be skip"):
+        datasets.load(on_device(copy, on_bad_image="skip", max_bad_images=0.05))
+    skip = {"on_bad_image": "skip", "max_bad_images": 0.2}
+    splits = datasets.load(on_device(copy, **skip))
     assert [split.size for split in splits.values()] == [18, 5]
     assert splits["train"].labels.tolist() == [0] * 9 + [1] * 9
-    assert datasets.info(on_device(copy, on_bad_image="skip")).train_size == 18
-    named = [record.getMessage() for record in caplog.records]
+    assert datasets.info(on_device(copy, **skip)).train_size == 18
+    named = {record.getMessage() for record in caplog.records}
     assert len(named) == 3 and all("cannot be decoded: left out" in line for line in named)
 
 
@@ -132,11 +135,11 @@ def test_a_class_of_bad_images_and_a_missing_file_are_errors(copy):
     for file in (copy / "train" / "dog").iterdir():
         file.write_bytes(b"")
     with pytest.raises(InputError, match="train/dog: none of the images can be decoded"):
-        datasets.load(on_device(copy, on_bad_image="skip"))
+        datasets.load(on_device(copy, on_bad_image="skip", max_bad_images=1.0))
     for file in (copy / "val").glob("*/*"):
         file.write_bytes(b"")
-    with pytest.raises(InputError, match="none of the 6 images of a split can be decoded"):
-        datasets.load(on_device(copy, on_bad_image="skip", channels=1))
+    with pytest.raises(InputError, match="none of its 6 images can be decoded"):
+        datasets.load(on_device(copy, on_bad_image="skip", max_bad_images=1.0, channels=1))
     own_data.scan_folder.cache_clear()
     files = own_data.scan_folder(str(copy), 0)
     (copy / files["train"].names[3]).unlink()

@@ -72,7 +72,7 @@ def test_a_path_without_a_file_is_explained(tmp_path):
     with pytest.raises(InputError, match="is a directory; must be a safetensors, .pt or .pth file"):
         weights_file.read(tmp_path)
     os.mkfifo(tmp_path / "pipe.pt")
-    with pytest.raises(InputError, match="pipe.pt: is not a regular file"):
+    with pytest.raises(InputError, match="pipe.pt is a pipe; it must be a regular file"):
         weights_file.read(tmp_path / "pipe.pt")
     with pytest.raises(InputError, match="none.pt: No such file or directory"):
         weights_file.read(tmp_path / "none.pt")
