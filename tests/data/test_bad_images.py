@@ -131,6 +131,7 @@ def folder_config(root, **fields):
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_batch_statistics_are_close_to_those_without_the_files(root, tmp_path):
     spoiled = [root / "train" / name for name in ("cat/01.png", "cat/02.png", "dog/01.png")]

@@ -129,6 +129,7 @@ def check_last_words(err, gone, what):
     assert all(0 < int(step) < STEPS for step in found.groups())
 
 
+@pytest.mark.slow
 def test_if_the_first_process_is_killed_the_other_reports_it(pair):
     zero, one = pair.start(zero={"JAXCIFAR_KILL_AT": "row:6"})
     code, _, err = end_within(one, 300)

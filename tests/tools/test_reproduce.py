@@ -49,6 +49,7 @@ def test_a_reproduction_is_bit_for_bit_identical(finished, capsys):
         reproduce(workdir, workdir / "reproduction")
 
 
+@pytest.mark.slow
 def test_settings_made_before_jax_starts_are_repeated(start_main, tmp_path):
     """Determinism and `jax.distributed`, which only a separate process can show."""
     with socket.create_server(("localhost", 0)) as free:
