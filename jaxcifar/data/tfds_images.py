@@ -88,7 +88,7 @@ def _features(field: str, features: Any) -> tuple[str, str]:
     if len(found) < 2 or ambiguous:
         raise InputError(
             f"{field}: must have an image and a class label, but its features are "
-            f"{', '.join(features)}"
+            f"{', '.join(sorted(features))}"
         )
     image, label = found
     if features[image].np_dtype != np.uint8:
