@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
@@ -58,6 +59,7 @@ def create_program(
     info: DatasetInfo,
     durations: Durations,
     rate_factors: Iterable[tuple[int, float]] = (),
+    train_images: np.ndarray | None = None,
 ) -> Program:
     """Builds the model, the optimizer and the steps that a validated config describes.
 
@@ -66,24 +68,31 @@ def create_program(
       info: facts of the config's data set.
       durations: lengths and intervals of the run in steps.
       rate_factors: (step, factor) pairs, see `schedules.with_rollback_factors`.
+      train_images: uint8 [N, H, W, C], the first of which initialise a network that depends on
+        them; None where the initial state does not matter.
     """
     train = config.train
     model = models.from_config(config, info.num_classes, AXIS)
-    optimizer = create_optimizer(config.optimizer)
+    optimizer = create_optimizer(config.optimizer, durations)
     learning_rate = create_learning_rate(config, durations, rate_factors)
     has_loss_scale = train.precision == "float16"
+    preprocess = partial(normalize, mean=info.mean, std=info.std)
     predict_kwargs = {
         "model": model,
-        "preprocess": partial(normalize, mean=info.mean, std=info.std),
+        "preprocess": preprocess,
         "flip": config.eval.test_time_flip,
         "shift": config.eval.test_time_shift,
+        "views": config.eval.test_time_views,
     }
+    needed = getattr(model, "init_images", 0)
+    examples = train_images[:needed] if needed and train_images is not None else None
     return Program(
         create_state=partial(
             create_state,
             model,
             optimizer,
             info.image_shape,
+            examples=None if examples is None else preprocess(examples),
             seed=train.seed,
             ema=train.ema_decay > 0,
             loss_scale=has_loss_scale,
@@ -133,14 +142,25 @@ def create_state(
     image_shape: tuple[int, int, int],
     *,
     seed: int,
+    examples: jax.Array | None = None,
     ema: bool = False,
     loss_scale: bool = False,
 ) -> TrainState:
-    """Returns the state at step 0, with parameters drawn from `seed`."""
+    """Returns the state at step 0.
+
+    Args:
+      model: network to train.
+      optimizer: see `optimizers.create_optimizer`.
+      image_shape: height, width and channels.
+      seed: seed that parameters are drawn from.
+      examples: normalised training images [N, H, W, C] for a network that is initialised with
+        them; None for zeros.
+      ema: whether there are moving averages.
+      loss_scale: whether there is a loss scale.
+    """
 
     @jax.jit
-    def create() -> TrainState:
-        images = jnp.zeros((1, *image_shape))
+    def create(images: jax.Array) -> TrainState:
         variables = model.init(jax.random.key(seed), images, train=False)
         variables = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
         return TrainState(
@@ -151,7 +171,7 @@ def create_state(
             loss_scale=LossScale.create() if loss_scale else None,
         )
 
-    return create()
+    return create(jnp.zeros((1, *image_shape)) if examples is None else examples)
 
 
 def weight_levels(

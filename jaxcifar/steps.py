@@ -61,7 +61,7 @@ class TrainStep:
 
     Attributes:
       model: network to train.
-      optimizer: optax transformation whose output is multiplied by -learning_rate.
+      optimizer: see `optimizers.create_optimizer`.
       learning_rate: function of the step.
       augment: see `augment.pipeline.create_augment`.
       seed: seed of the augmentation and the dropout, which also depend on the step.
@@ -75,7 +75,7 @@ class TrainStep:
     """
 
     model: nn.Module
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformationExtraArgs
     learning_rate: optax.Schedule
     augment: Augment
     seed: int
@@ -162,9 +162,13 @@ class TrainStep:
 
     def _updated(self, state: TrainState, grads: Any, batch_stats: Any) -> tuple[TrainState, Any]:
         """The state after the update, and the update itself."""
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        rate = self.learning_rate(state.step)
-        updates = jax.tree.map(lambda update: -rate * update, updates)
+        updates, opt_state = self.optimizer.update(
+            grads,
+            state.opt_state,
+            state.params,
+            learning_rate=self.learning_rate(state.step),
+            step=state.step,
+        )
         params = optax.apply_updates(state.params, updates)
         new = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
         if state.ema:
@@ -252,15 +256,22 @@ def eval_step(
     axis_name: str,
     flip: bool = False,
     shift: int = 0,
+    views: str = "corners",
 ) -> Sums:
     """Returns the metric sums over the real examples of a whole batch.
 
     Args:
-      variables, batch, model, preprocess, flip, shift: see `predict_step`.
+      variables, batch, model, preprocess, flip, shift, views: see `predict_step`.
       axis_name: device axis over which the sums are added.
     """
     logits = predict_step(
-        variables, batch, model=model, preprocess=preprocess, flip=flip, shift=shift
+        variables,
+        batch,
+        model=model,
+        preprocess=preprocess,
+        flip=flip,
+        shift=shift,
+        views=views,
     )
     return lax.psum(evaluation_sums(logits, batch["label"], batch["mask"]), axis_name)
 
@@ -273,6 +284,7 @@ def predict_step(
     preprocess: Callable[[jax.Array], jax.Array],
     flip: bool = False,
     shift: int = 0,
+    views: str = "corners",
 ) -> jax.Array:
     """Returns the float32 logits [B, classes] of a device's share of a batch.
 
@@ -281,9 +293,9 @@ def predict_step(
       batch: see `TrainStep.__call__`.
       model: network to apply.
       preprocess: uint8 images -> float images.
-      flip, shift: test-time views whose predictions are averaged, see `averaged_logits`.
+      flip, shift, views: test-time views whose predictions are averaged, see `averaged_logits`.
     """
     images = preprocess(batch["image"])
     return averaged_logits(
-        lambda images: model.apply(variables, images, train=False), images, flip, shift
+        lambda images: model.apply(variables, images, train=False), images, flip, shift, views
     )

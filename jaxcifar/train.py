@@ -104,7 +104,8 @@ def _train(
     run = Run(config, workdir, info, splits, fingerprints, plan, signals, peers, lock)
     factors = nonfinite.rate_factors(workdir)
     while True:
-        program = create_program(config, info, plan, factors)
+        images = getattr(splits["train"], "images", None)
+        program = create_program(config, info, plan, factors, images)
         try:
             return _attempt(run, program)
         except NonFinite as error:

@@ -13,6 +13,7 @@ from jaxcifar.config import default, durations
 from jaxcifar.config.validation import validate
 from jaxcifar.data import datasets
 from jaxcifar.data.host_pipeline import train_batches
+from jaxcifar.optim.optimizers import with_learning_rate
 from jaxcifar.program import create_program, create_state
 from jaxcifar.steps import TrainStep
 
@@ -49,7 +50,7 @@ def test_normalized_images_have_mean_zero_and_deviation_one():
 
 def linear_step(data, num_devices=2, optimizer=None, state_fields=(), **fields):
     """The state before and after one step of a linear model, its sums and its layers."""
-    model, optimizer = Linear(), optimizer or optax.identity()
+    model, optimizer = Linear(), with_learning_rate(optimizer or optax.identity())
     state = create_state(model, optimizer, (4, 4, 3), seed=0, **dict(state_fields))
 
     def normalize(key, device, images, labels, mask):
@@ -174,7 +175,7 @@ def test_a_loss_scale_changes_no_update_and_skips_what_is_not_finite():
     step = jax.pmap(
         TrainStep(
             model=model,
-            optimizer=optax.trace(0.9),
+            optimizer=with_learning_rate(optax.trace(0.9)),
             learning_rate=lambda step: 0.5,
             augment=lambda key, device, images, labels, mask: (images * jnp.inf, None),
             seed=0,

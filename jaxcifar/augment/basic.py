@@ -24,34 +24,37 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
     return images.astype(jnp.float32) / scale - offset
 
 
-def random_crop(keys: jax.Array, images: jax.Array, padding: int) -> jax.Array:
-    """Returns images [B, H, W, C] padded with zeros on all sides and cropped back at random.
+def random_crop(keys: jax.Array, images: jax.Array, padding: int, mode: str = "zeros") -> jax.Array:
+    """Returns images [B, H, W, C] padded on all sides and cropped back at random.
 
-    He et al. 2015, section 4.2.
+    He et al. 2015, section 4.2, with zeros; Jordan 2024, section 3.6, by reflection.
 
     Args:
       keys: one key per image, [B].
       images: images to crop.
       padding: number of pixels on each side.
+      mode: "zeros", or "reflect" for the image mirrored at its outermost pixels.
     """
     # Without the barrier XLA on a GPU draws the corner again for every pixel.
     corners = lax.optimization_barrier(jax.vmap(partial(_draw_corner, padding))(keys))
-    return jax.vmap(partial(crop, padding=padding))(corners, images)
+    return jax.vmap(partial(crop, padding=padding, mode=mode))(corners, images)
 
 
 def _draw_corner(padding: int, key: jax.Array) -> jax.Array:
     return jax.random.randint(key, (2,), 0, 2 * padding + 1)
 
 
-def crop(corner: jax.Array, image: jax.Array, padding: int) -> jax.Array:
-    """Returns an image [H, W, C] padded with zeros on all sides and cropped back.
+def crop(corner: jax.Array, image: jax.Array, padding: int, mode: str = "zeros") -> jax.Array:
+    """Returns an image [H, W, C] padded on all sides and cropped back.
 
     Args:
       corner: first row and column to keep of the padded image, int32 [2], from 0 to 2 * padding.
       image: image to crop.
       padding: number of pixels on each side.
+      mode: see `random_crop`.
     """
-    padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    widths = ((padding, padding), (padding, padding), (0, 0))
+    padded = jnp.pad(image, widths, mode="reflect" if mode == "reflect" else "constant")
     return lax.dynamic_slice(padded, (*corner, 0), image.shape)
 
 

@@ -4,14 +4,13 @@ The default config, the checks, the rules for resuming a run, `jaxcifar fields` 
 docs/config.md all follow from it: to add a field, add its line here.
 """
 
-from typing import Any, Literal, NamedTuple
-
+from jaxcifar.config.field import FREE, IDENTITY, Field, Resume, duration
 from jaxcifar.config.rules import (
     CHECKPOINT,
     GROUPS,
     NAME,
+    PARAMETER_GROUPS,
     Condition,
-    Rule,
     above,
     at_least,
     at_most,
@@ -20,65 +19,12 @@ from jaxcifar.config.rules import (
     differs,
     duration_is_set,
     equals,
-    increasing,
     integers,
     is_set,
     numbers,
     one_of,
     starts_with,
 )
-
-Resume = Literal["identity", "changeable", "free"]
-
-# The saved state has another shape or meaning under another value: the network and its arrays, the
-# images held out, and what the step number says about the images seen so far.
-IDENTITY: Resume = "identity"
-# The state can still be used, but the run is no longer the one that its config describes.
-CHANGEABLE: Resume = "changeable"
-# Where data is stored, how work is divided into calls and processes, and how often the run is
-# evaluated, logged and saved.
-FREE: Resume = "free"
-
-
-class Field(NamedTuple):
-    """A field of the config.
-
-    Attributes:
-      default: its value unless a recipe sets another; also determines its type.
-      help: one sentence for the user.
-      allowed: values that it may have; None if its type is the only limit.
-      resume: whether its value may change when a run is resumed: "identity" never, "changeable"
-        with --accept_config_change, recorded in the manifest, and "free" always.
-      only_if: configs in which it has an effect; None for all. Elsewhere it must have its default.
-    """
-
-    default: Any
-    help: str
-    allowed: Rule | None = None
-    resume: Resume = CHANGEABLE
-    only_if: Condition | None = None
-
-
-def duration(
-    path: str,
-    help: str,
-    *,
-    resume: Resume = CHANGEABLE,
-    only_if: Condition | None = None,
-    many: bool = False,
-) -> dict[str, Field]:
-    """Returns the two fields of a duration, `{path}_steps` and `{path}_epochs`, by their paths.
-
-    At most one of the two may be set. With `many` they hold increasing tuples of durations.
-    """
-    if many:
-        steps = Field((), help, increasing(int), resume, only_if)
-        epochs = Field((), help, increasing(int, float), resume, only_if)
-    else:
-        steps = Field(0, help, at_least(0), resume, only_if)
-        epochs = Field(0.0, help, at_least(0), resume, only_if)
-    return {f"{path}_steps": steps, f"{path}_epochs": epochs}
-
 
 _FRACTION = between(0, 1)
 _BELOW_ONE = at_least(0) & below(1)
@@ -100,12 +46,14 @@ _ON_DEVICE = Condition(
 _VALIDATES = is_set("dataset.validation_size")
 _RANDAUGMENT = equals("augment.policy", "randaugment")
 _MIXUP, _CUTMIX = is_set("augment.mixup_alpha"), is_set("augment.cutmix_alpha")
-_SGD = equals("optimizer.name", "sgd", "sgdw")
+_SGD = equals("optimizer.name", "sgd", "sgdw", "muon")
+_MUON = equals("optimizer.name", "muon")
+_LOOKAHEAD = is_set("optimizer.lookahead_interval")
 _ADAMW = equals("optimizer.name", "adamw")
 _WARM_UP = duration_is_set("schedule.warmup")
 _WARM_RESTARTS = equals("schedule.name", "warm_restarts")
 _RISES = equals("schedule.name", "one_cycle", "triangular")
-_CURVE = equals("schedule.name", "cosine", "warm_restarts", "one_cycle", "triangular")
+_CURVE = equals("schedule.name", "linear", "cosine", "warm_restarts", "one_cycle", "triangular")
 
 SECTIONS = {
     "dataset": "Images and labels, and how they reach the device",
@@ -173,8 +121,11 @@ FIELDS: dict[str, Field] = {
         _VALIDATES),
 
     "augment.crop_padding": Field(4,
-        "zero padding in pixels before a random crop back to the original size; 0: no crop",
+        "padding in pixels before a random crop back to the original size; 0: no crop",
         at_least(0), only_if=_NOT_STREAMED),
+    "augment.crop_padding_mode": Field("zeros",
+        "what the padding shows: zeros, or the image reflected at its border",
+        one_of("zeros", "reflect"), only_if=_NOT_STREAMED & is_set("augment.crop_padding")),
     "augment.crop_area": Field(0.08,
         "image_folder: smallest share of the image area in a random crop", above(0) & at_most(1),
         only_if=_STREAMED),
@@ -239,6 +190,18 @@ FIELDS: dict[str, Field] = {
     "model.growth_rate": Field(0,
         "DenseNet: channels that each layer adds; 0: that of the named network", between(0, 1000),
         IDENTITY),
+    "model.widths": Field((),
+        "speedrun networks: channels of each of the three blocks; (): those of the named network",
+        integers(1, 10_000, "(64, 256, 256)"), IDENTITY),
+    "model.convs_per_block": Field(0,
+        "speedrun networks: 3x3 convolutions per block, of which the third closes a residual "
+        "branch; 0: that of the named network", between(0, 3), IDENTITY),
+    "model.whitening": Field(True,
+        "speedrun networks: a frozen first convolution that whitens patches of the images; else "
+        "it is trained", resume=IDENTITY),
+    "model.identity_init": Field(True,
+        "speedrun networks: the first filters of each 3x3 convolution start as the identity",
+        resume=IDENTITY),
     "model.dropout_rate": Field(0.0,
         "dropout rate, after each DenseNet layer or before a ResNet's classifier", _BELOW_ONE),
     "model.recompute": Field(False,
@@ -247,8 +210,9 @@ FIELDS: dict[str, Field] = {
         "compute batch statistics over all devices instead of on each of them",
         only_if=equals("model.norm", "batch")),
 
-    "optimizer.name": Field("sgd", "sgd, sgdw (SGD with decoupled weight decay) or adamw",
-        one_of("sgd", "sgdw", "adamw"), IDENTITY),
+    "optimizer.name": Field("sgd",
+        "sgd, sgdw (SGD with decoupled weight decay), adamw, or muon for the kernels of "
+        "convolutions with sgd for all else", one_of("sgd", "sgdw", "adamw", "muon"), IDENTITY),
     "optimizer.learning_rate": Field(0.1, "peak learning rate, which the schedule varies",
         above(0)),
     "optimizer.learning_rate_batch_size": Field(0,
@@ -269,11 +233,34 @@ FIELDS: dict[str, Field] = {
     "optimizer.weight_decay_mask": Field("all",
         "parameters that decay: all, or kernels (no biases, no BatchNorm parameters)",
         one_of("all", "kernels"), IDENTITY, is_set("optimizer.weight_decay")),
+    "optimizer.groups": Field((),
+        "parameters that are trained in another way: a regular expression that is found in their "
+        "path, such as \"norm.*/bias\", a factor of the learning rate, their weight decay, and the "
+        "number of epochs for which they are trained, 0 for all; the first that matches counts",
+        PARAMETER_GROUPS),
+    "optimizer.muon_momentum": Field(0.95,
+        "muon: share of the last update of a kernel that is kept in the next", _BELOW_ONE,
+        only_if=_MUON),
+    "optimizer.muon_iterations": Field(5,
+        "muon: iterations that make the update of a kernel nearly orthogonal", between(1, 100),
+        only_if=_MUON),
+    "optimizer.muon_normalize": Field(False,
+        "muon: scale each kernel to the root of its number of filters before each update",
+        only_if=_MUON),
+    "optimizer.lookahead_interval": Field(0,
+        "Lookahead: interval in steps at which the weights return to slow weights that follow "
+        "them; 0: off", at_least(0), IDENTITY),
+    "optimizer.lookahead_keep": Field(0.5,
+        "Lookahead: share of their value that the slow weights keep, at the end of the run",
+        _FRACTION, only_if=_LOOKAHEAD),
+    "optimizer.lookahead_power": Field(0.0,
+        "Lookahead: that share grows with this power of the part of the run that is over; 0: "
+        "constant", between(0, 100), only_if=_LOOKAHEAD),
     "optimizer.clip_global_norm": Field(0.0, "maximum global norm of the gradient; 0: no clipping",
         at_least(0)),
 
     "schedule.name": Field("constant", "shape of the schedule",
-        one_of("constant", "step", "multistep", "cosine", "warm_restarts", "one_cycle",
+        one_of("constant", "step", "multistep", "linear", "cosine", "warm_restarts", "one_cycle",
             "triangular")),
     **duration("schedule.step_every", "step: interval after which the rate is multiplied by gamma",
         only_if=equals("schedule.name", "step")),
@@ -355,6 +342,11 @@ FIELDS: dict[str, Field] = {
         resume=FREE),
     "eval.test_time_shift": Field(0, "also average over copies shifted by this many pixels; 0: off",
         at_least(0), FREE),
+    "eval.test_time_views": Field("corners",
+        "corners: probabilities averaged over the image and four copies moved diagonally; "
+        "two_corners: logits averaged over the image, of weight 1/2, and copies moved up-left and "
+        "down-right", one_of("corners", "two_corners"), FREE,
+        is_set("eval.test_time_flip") | is_set("eval.test_time_shift")),
     "eval.predictions": Field(False,
         "--mode eval: write the logits of every image to predictions.npz", resume=FREE),
     "eval.checkpoint": Field("latest",

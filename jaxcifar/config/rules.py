@@ -1,5 +1,6 @@
 """Rules and conditions from which the table of fields is written."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -101,10 +102,27 @@ def numbers(low: float, high: float, example: str) -> Rule:
     return Rule(f"numbers from {low} to {high}, such as {example}", allows)
 
 
+def _are_parameter_groups(value: Any) -> bool:
+    try:
+        for pattern, rate_factor, weight_decay, epochs in value:
+            re.compile(pattern)
+            if not all(0 <= number < _INFINITY for number in (rate_factor, weight_decay, epochs)):
+                return False
+    except (TypeError, ValueError, re.error):
+        return False
+    return True
+
+
 # The code that knows the names checks the value, and suggests similar ones.
 NAME = Rule("a known name", lambda value: True)
 
 GROUPS = Rule("of the form ((probability, ((name, weight), ...)), ...)", _is_groups)
+
+PARAMETER_GROUPS = Rule(
+    "rows of a regular expression and three numbers of at least 0, such as "
+    '(("norm.*/bias", 64, 0, 0),)',
+    _are_parameter_groups,
+)
 
 CHECKPOINT = Rule(
     "latest, best or the number of a step",

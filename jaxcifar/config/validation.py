@@ -89,7 +89,8 @@ def _check_sizes(config: ConfigDict, info: DatasetInfo) -> None:
     height, width = info.image_shape[:2]
     limits = {
         "eval.test_time_shift": min(height, width) - 1,
-        "augment.crop_padding": min(height, width),
+        "augment.crop_padding": min(height, width)
+        - (config.augment.crop_padding_mode == "reflect"),
         "augment.cutout_size": min(height, width),
     }
     for path, limit in limits.items():

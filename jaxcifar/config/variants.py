@@ -92,6 +92,9 @@ def _scaled(config: ConfigDict, factor: float) -> ConfigDict:
     def in_epochs(epochs: float) -> float:
         return float(f"{epochs * factor:.12g}")  # 12 * 0.1 is to be 1.2, not 1.2000000000000002
 
+    config.optimizer.groups = tuple(
+        (*row, in_epochs(epochs)) for *row, epochs in config.optimizer.groups
+    )
     for path in DURATIONS:
         section, name = path.split(".")
         for field, scale in ((f"{name}_steps", in_steps), (f"{name}_epochs", in_epochs)):
@@ -115,6 +118,7 @@ def _smoke(config: ConfigDict) -> ConfigDict:
         schedule[f"milestones_{unit}"] = ()
         schedule.milestones_steps = tuple(round(milestone * factor) for milestone in milestones)
 
+    config.optimizer.groups = tuple((*row, 0.0) for *row, _ in config.optimizer.groups)
     if config.dataset.validation_size:
         config.dataset.validation_size = 100
     conditions = {path: field.only_if for path, field in FIELDS.items() if field.only_if}

@@ -106,7 +106,9 @@ def train_batch(
         keys = jax.vmap(partial(jax.random.fold_in, stream(seed, "crop")))(epoch)
         crop_keys, flip_keys = jnp.split(jax.vmap(jax.random.split)(fold(keys, place)), 2, axis=1)
         if config.crop_padding:
-            images = basic.random_crop(crop_keys[:, 0], images, config.crop_padding)
+            images = basic.random_crop(
+                crop_keys[:, 0], images, config.crop_padding, config.crop_padding_mode
+            )
         if config.horizontal_flip:
             if config.alternating_flip:
                 # Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds", section 3.6: every other epoch.

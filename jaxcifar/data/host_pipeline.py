@@ -67,7 +67,7 @@ def train_batches(
 
 
 def _crop_and_flip(images: "tf.Tensor", random: "tf.Tensor", augment: ConfigDict) -> "tf.Tensor":
-    """Pads images with zeros, crops them back to their size, and mirrors them.
+    """Pads images, crops them back to their size, and mirrors them.
 
     Args:
       images: [B, H, W, C].
@@ -82,7 +82,8 @@ def _crop_and_flip(images: "tf.Tensor", random: "tf.Tensor", augment: ConfigDict
     columns = offsets[:, 1:] + tf.range(width)
     if augment.horizontal_flip:
         columns = tf.where(random[:, 2:3] % 2 == 1, tf.reverse(columns, [1]), columns)
-    images = tf.pad(images, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
+    mode = "REFLECT" if augment.crop_padding_mode == "reflect" else "CONSTANT"
+    images = tf.pad(images, [[0, 0], [padding, padding], [padding, padding], [0, 0]], mode)
     images = tf.gather(images, rows, axis=1, batch_dims=1)
     return tf.gather(images, columns, axis=2, batch_dims=1)
 

@@ -15,8 +15,8 @@ from jax import lax
 from jaxcifar.kernels import native
 from jaxcifar.kernels.backend import is_cpu
 
-_EPSILON = 1e-5
-_DECAY = 0.9  # of the running statistics, per batch
+EPSILON = 1e-5
+DECAY = 0.9  # of the running statistics, per batch
 
 
 class Statistics(NamedTuple):
@@ -59,20 +59,26 @@ def batch_statistics(x: jax.Array, axis_name: str | None) -> Statistics:
     return Statistics(mean, jnp.where(variance < 0, 0, variance))  # rounding can make it negative
 
 
-def updated(running: Statistics, batch: Statistics) -> Statistics:
-    """Returns the running statistics after a batch: a tenth of the way towards the batch's."""
+def updated(running: Statistics, batch: Statistics, decay: float = DECAY) -> Statistics:
+    """Returns the running statistics after a batch, of which they keep the share `decay`."""
     return Statistics(
-        *(_DECAY * old + (1 - _DECAY) * new for old, new in zip(running, batch, strict=True))
+        *(decay * old + (1 - decay) * new for old, new in zip(running, batch, strict=True))
     )
 
 
-def normalize(x: jax.Array, statistics: Statistics, affine: Affine, dtype: jnp.dtype) -> jax.Array:
+def normalize(
+    x: jax.Array,
+    statistics: Statistics,
+    affine: Affine,
+    dtype: jnp.dtype,
+    epsilon: float = EPSILON,
+) -> jax.Array:
     """Returns the normalised features [B, H, W, C] in `dtype`.
 
     Computed as one multiplication and one addition per value, so that the gradient needs two sums
     over the batch instead of four.
     """
-    factor = affine.scale * lax.rsqrt(statistics.variance + _EPSILON)
+    factor = affine.scale * lax.rsqrt(statistics.variance + epsilon)
     return _multiply_add(x, factor, affine.bias - statistics.mean * factor).astype(dtype)
 
 
@@ -84,7 +90,7 @@ def standardize(x: jax.Array, axis_name: str | None) -> Standardized:
       axis_name: device axis over which statistics are averaged, or None.
     """
     statistics = batch_statistics(x, axis_name)
-    factor = lax.rsqrt(statistics.variance + _EPSILON)
+    factor = lax.rsqrt(statistics.variance + EPSILON)
     return Standardized(((x - statistics.mean) * factor).astype(x.dtype), statistics)
 
 
@@ -100,7 +106,7 @@ def standardize_gradient(x: Standardized, gradient: jax.Array, axis_name: str | 
     shift, slope = (total / size for total in _channel_sums(gradient, x.values))
     if axis_name is not None:
         shift, slope = lax.pmean((shift, slope), axis_name)
-    factor = lax.rsqrt(x.statistics.variance + _EPSILON)
+    factor = lax.rsqrt(x.statistics.variance + EPSILON)
     # End in a difference of arrays: XLA:CPU would repeat a product with a vector in every reader.
     removed = x.values * (factor * slope) + factor * shift
     return (factor * gradient - removed).astype(gradient.dtype)
@@ -173,12 +179,19 @@ class BatchNorm(nn.Module):
       dtype: type of the result.
       axis_name: device axis over which statistics are averaged, or None.
       scale_init: initialiser of the scale.
+      use_scale: whether there is a learned scale; without one features are not standardised
+        before.
+      epsilon: added to the variance.
+      decay: share that the running statistics keep per batch.
     """
 
     train: bool
     dtype: jnp.dtype
     axis_name: str | None = None
     scale_init: nn.initializers.Initializer = nn.initializers.ones
+    use_scale: bool = True
+    epsilon: float = EPSILON
+    decay: float = DECAY
 
     @nn.compact
     def __call__(self, x: jax.Array | Standardized) -> jax.Array:
@@ -189,20 +202,22 @@ class BatchNorm(nn.Module):
         """
         channels = (x.values if isinstance(x, Standardized) else x).shape[-1]
         affine = Affine(
-            self.param("scale", self.scale_init, (channels,)),
+            self.param("scale", self.scale_init, (channels,))
+            if self.use_scale
+            else jnp.ones(channels),
             self.param("bias", nn.initializers.zeros, (channels,)),
         )
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         variance = self.variable("batch_stats", "var", jnp.ones, channels)
         running = Statistics(mean.value, variance.value)
         if not self.train:
-            return normalize(x, running, affine, self.dtype)
+            return normalize(x, running, affine, self.dtype, self.epsilon)
         if isinstance(x, Standardized):
             statistics = x.statistics
             y = affine_map(x.values, affine, self.dtype)
         else:
             statistics = batch_statistics(x, self.axis_name)
-            y = normalize(x, statistics, affine, self.dtype)
+            y = normalize(x, statistics, affine, self.dtype, self.epsilon)
         if not self.is_initializing():
-            mean.value, variance.value = updated(running, statistics)
+            mean.value, variance.value = updated(running, statistics, self.decay)
         return y

@@ -4,7 +4,7 @@ A model is a linen module that is called as `model(images, train=...)` with floa
 [B, H, W, C] and returns float32 logits [B, classes].
 """
 
-from jaxcifar.models import densenet, resnet, resnet_cifar
+from jaxcifar.models import densenet, resnet, resnet_cifar, speedrun
 from jaxcifar.models.registry import create, fields, from_config, register, registered
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "registered",
     "resnet",
     "resnet_cifar",
+    "speedrun",
 ]

@@ -32,7 +32,7 @@ class Entry:
 registered: dict[str, Entry] = {}
 
 # Config values that leave a field at the value that the model's name stands for.
-_UNSET = {"depth": 0, "growth_rate": 0, "block_layers": ()}
+_UNSET = {"depth": 0, "growth_rate": 0, "block_layers": (), "widths": (), "convs_per_block": 0}
 
 
 def register(variants: Mapping[str, Mapping[str, Any]], *, source: str, head: str) -> Callable:

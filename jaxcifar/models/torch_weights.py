@@ -4,7 +4,7 @@ Networks that torchvision has use its names.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,12 @@ _DENSENET_MODULES = [
     (r"norm", "features.norm5"),
     (r"head", "classifier"),
 ]
+# Those of KellerJordan/cifar10-airbench, whose layers.0 is an activation.
+_SPEEDRUN_MODULES = [
+    (r"whitening", "whiten"),
+    (r"block(\d+)/(\w+)", r"layers.\1.\2"),
+    (r"(\w+)", r"\1"),
+]
 _LEAVES = {
     "kernel": "weight",
     "scale": "weight",
@@ -53,18 +59,18 @@ _ALIASES = [
 _COUNTERS = re.compile(r"(.*\.)?num_batches_tracked|n_averaged")
 
 
-def torch_name(path: str, densenet: bool) -> str:
+def torch_name(path: str, modules: Sequence[tuple[str, str]]) -> str:
     """Returns PyTorch's name of an array.
 
     Args:
       path: path of the array without its collection, e.g. "stage1_block1/conv1/kernel".
-      densenet: whether the model is a DenseNet.
+      modules: pairs of a pattern of a module's path and its name in PyTorch.
 
     Raises:
       KeyError: if PyTorch's network has no such array.
     """
     module, leaf = path.rsplit("/", 1)
-    for pattern, replacement in _DENSENET_MODULES if densenet else _MODULES:
+    for pattern, replacement in modules:
         if match := re.fullmatch(pattern, module):
             name = match.expand(replacement)
             # PyTorch counts blocks from 0.
@@ -80,7 +86,7 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     [in, out] to [out, in].
 
     Args:
-      variables: `params` and `batch_stats` of a ResNet or a DenseNet.
+      variables: `params` and `batch_stats` of a model.
     """
     return {
         name: np.array(np.transpose(array, _to_torch_axes(array.ndim)), order="C")
@@ -175,11 +181,14 @@ def _alias(name: str, wanted: Set[str]) -> str:
 def _by_torch_name(variables: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Path and array of each variable, by PyTorch's name."""
     variables = dict(variables)
-    densenet = any(name.startswith("block1_layer") for name in variables["params"])
+    if any(name.startswith("block1_layer") for name in variables["params"]):
+        modules = _DENSENET_MODULES
+    else:
+        modules = _SPEEDRUN_MODULES if "block1" in variables["params"] else _MODULES
     named = {}
     for path, array in tree_util.tree_leaves_with_path(variables):
         keys = "/".join(entry.key for entry in path[1:])  # without the collection
-        named[torch_name(keys, densenet)] = path, array
+        named[torch_name(keys, modules)] = path, array
     return named
 
 

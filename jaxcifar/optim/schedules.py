@@ -27,8 +27,8 @@ def create_schedule(schedule: ConfigDict, peak: float, durations: Durations) -> 
     """Returns the function step -> learning rate that the config describes.
 
     The step counts the updates made before, so the first update uses the rate of step 0. Intervals
-    and milestones count from the start of training, with or without a warm-up; curves (cosine,
-    warm_restarts, one_cycle, triangular) begin where the warm-up ends.
+    and milestones count from the start of training, with or without a warm-up; curves (linear,
+    cosine, warm_restarts, one_cycle, triangular) begin where the warm-up ends.
 
     Args:
       schedule: the `schedule` section of the config.
@@ -36,7 +36,7 @@ def create_schedule(schedule: ConfigDict, peak: float, durations: Durations) -> 
       durations: lengths and intervals of the run in steps.
     """
     warmup = durations.warmup_steps
-    is_curve = schedule.name in ("cosine", "warm_restarts", "one_cycle", "triangular")
+    is_curve = schedule.name in ("linear", "cosine", "warm_restarts", "one_cycle", "triangular")
     if is_curve:
         base = _curve(schedule, peak, durations)
     elif schedule.name == "step":
@@ -79,6 +79,8 @@ def _curve(schedule: ConfigDict, peak: float, durations: Durations) -> optax.Sch
     """A curve from the end of the warm-up, its step 0, to the end of the schedule."""
     steps = durations.schedule_length - durations.warmup_steps
     end = schedule.final_learning_rate
+    if schedule.name == "linear":
+        return optax.linear_schedule(peak, end, steps)
     if schedule.name == "cosine":
         return _cosine(peak, end, steps)
     if schedule.name == "warm_restarts":

@@ -14,7 +14,8 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from jaxcifar.config.fields import DURATIONS, FIELDS, SECTIONS, Field
+from jaxcifar.config.field import Field
+from jaxcifar.config.fields import DURATIONS, FIELDS, SECTIONS
 from jaxcifar.resilience.closed_output import quiet_if_closed
 
 _RESUME = {

@@ -46,6 +46,8 @@ MODELS = {
     "densenet_bc_100_12": ("densenet", ((16, 16, 16), 12), {}, 8),
     "densenet121": ("densenet", ((6, 12, 24, 16), 32), {}, 8),
     "densenet121_imagenet": ("densenet", ((6, 12, 24, 16), 32), {"stem": "imagenet"}, 32),
+    "speedrun94": ("speedrun", ((64, 256, 256), 2), {}, 32),
+    "speedrun96": ("speedrun", ((16, 24, 32), 3), {}, 32),
 }
 BATCH = 8
 
@@ -136,22 +138,26 @@ def golden(model, size: int) -> dict:
     train_logits = model.train()(images)
     nn.functional.cross_entropy(train_logits, torch.from_numpy(labels)).backward()
 
-    statistics = {}
+    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+    statistics = {name: p.norm().item() for name, p in frozen.items()}
     for name, after in model.state_dict().items():
         if name.endswith("running_mean"):
             statistics[name] = after.norm().item()
         elif name.endswith("running_var"):
             # PyTorch stores n / (n - 1) times the variance that it normalises by; Flax stores the
             # variance itself.
-            n = counts[name.removesuffix(".running_var")]
-            kept = 0.9 * before[name]
+            norm = name.removesuffix(".running_var")
+            n, momentum = counts[norm], model.get_submodule(norm).momentum
+            kept = (1 - momentum) * before[name]
             statistics[name] = (kept + (after - kept) * (n - 1) / n).norm().item()
     return {
         "torch": torch.__version__,
         "eval_logits": eval_logits.tolist(),
         "train_logits": train_logits.tolist(),
         "statistics": statistics,
-        "gradients": {name: p.grad.norm().item() for name, p in model.named_parameters()},
+        "gradients": {
+            name: p.grad.norm().item() for name, p in model.named_parameters() if p.requires_grad
+        },
     }
 
 

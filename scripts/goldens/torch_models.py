@@ -3,6 +3,7 @@
 Modules have torchvision's names if torchvision has the network.
 """
 
+from collections import OrderedDict
 from functools import partial
 
 import torch
@@ -262,3 +263,57 @@ def resnet(depth: int, **fields) -> nn.Module:
 def densenet(block_layers: tuple[int, ...], growth_rate: int, **fields) -> nn.Module:
     """A DenseNet-BC."""
     return DenseNet(block_layers, growth_rate, **fields)
+
+
+class SpeedrunNorm(nn.BatchNorm2d):
+    """BatchNorm without a scale, whose statistics keep 0.6 of their value."""
+
+    def __init__(self, width: int):
+        super().__init__(width, eps=1e-12, momentum=0.4)
+        self.register_parameter("weight", None)
+
+
+class SpeedrunBlock(nn.Module):
+    """Two 3x3 convolutions with pooling after the first, or three with a residual branch."""
+
+    def __init__(self, width_in: int, width: int, convs: int):
+        super().__init__()
+        self.convs = convs
+        for index in range(1, convs + 1):
+            first = width_in if index == 1 else width
+            self.add_module(f"conv{index}", nn.Conv2d(first, width, 3, padding=1, bias=False))
+            self.add_module(f"norm{index}", SpeedrunNorm(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.gelu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
+        y = self.norm2(self.conv2(x))
+        if self.convs == 3:
+            y = x + self.norm3(self.conv3(F.gelu(y)))
+        return F.gelu(y)
+
+
+def speedrun(widths: tuple[int, ...], convs: int) -> nn.Module:
+    """A speedrun network of Jordan 2024, for 32x32 images and 10 classes."""
+    blocks = [
+        SpeedrunBlock(width_in, width, convs)
+        for width_in, width in zip((24, *widths[:-1]), widths, strict=True)
+    ]
+    layers = OrderedDict(
+        whiten=nn.Conv2d(3, 24, 2),
+        layers=nn.Sequential(nn.GELU(), *blocks, nn.MaxPool2d(3), nn.Flatten()),
+        head=nn.Linear(widths[-1], 10, bias=False),
+        scale=Scale(1 / 9),
+    )
+    layers["whiten"].weight.requires_grad = False
+    return nn.Sequential(layers)
+
+
+class Scale(nn.Module):
+    """Multiplies its input by a constant."""
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.factor * x

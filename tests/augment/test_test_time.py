@@ -68,3 +68,21 @@ def test_improbable_classes_keep_finite_logits():
         lambda images: jnp.array([[0.0, -1000.0]]), IMAGE, flip=True, shift=1
     )
     np.testing.assert_allclose(found, [[0.0, -1000.0]], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "row, column, flip, shift, expected",
+    [
+        (1, 1, False, 1, (2 * 4 + 0 + 8) / 4),
+        # Each of the three views, with its mirror image: 4 and 4, 1 and 1, 7 and 7 of the middle
+        # column; 3 and 5, 0 and 2, 6 and 8 of the left one.
+        (1, 0, True, 0, (3 + 5) / 2),
+        (0, 0, False, 1, (2 * 0 + 4 + 4) / 4),
+        (1, 0, True, 1, (2 * (3 + 5) + (1 + 1) + (7 + 7)) / 8),
+    ],
+)
+def test_two_corners_average_logits_with_twice_the_weight_for_the_image(
+    row, column, flip, shift, expected
+):
+    logits = test_time.averaged_logits(pixel(row, column), IMAGE, flip, shift, views="two_corners")
+    np.testing.assert_allclose(logits, [[expected, 0]], rtol=1e-5)

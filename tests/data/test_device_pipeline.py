@@ -113,11 +113,13 @@ def test_permutations_are_made_once_per_epoch():
     assert [step for step, new in enumerate(changed) if new] == [0, 7, 13]
 
 
-def test_crops_are_those_of_the_padded_image():
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+def test_crops_are_those_of_the_padded_image(mode):
     corners = set()
-    for batch in batches(40, IMAGES, crop_padding=2):
+    for batch in batches(40, IMAGES, crop_padding=2, crop_padding_mode=mode):
         for image, label in zip(batch["image"], batch["label"], strict=True):
-            padded = np.pad(IMAGES.images[label], ((2, 2), (2, 2), (0, 0)))
+            numpys = {"zeros": "constant", "reflect": "reflect"}[mode]
+            padded = np.pad(IMAGES.images[label], ((2, 2), (2, 2), (0, 0)), numpys)
             windows = np.lib.stride_tricks.sliding_window_view(padded, (6, 6), axis=(0, 1))
             match = (windows == image.transpose(2, 0, 1)).all((2, 3, 4))
             assert match.sum() == 1

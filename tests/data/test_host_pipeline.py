@@ -19,9 +19,10 @@ def split():
     return Split(images, np.arange(SIZE, dtype=np.int32))
 
 
-def batches(split, padding=2, flip=True, **kwargs):
+def batches(split, padding=2, flip=True, mode="zeros", **kwargs):
     augment = default().augment
     augment.crop_padding, augment.horizontal_flip = padding, flip
+    augment.crop_padding_mode = mode
     arguments = {"batch_size": 16, "seed": 0, "first_step": 0, "num_steps": 20, **kwargs}
     return list(train_batches(split, augment, **arguments))
 
@@ -96,10 +97,12 @@ def test_seeds_give_other_orders_and_crops(split):
     np.testing.assert_array_equal(images(plain), split.images[labels(plain)])
 
 
-def test_images_are_padded_crops_and_mirrors_uniformly_drawn(split):
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+def test_images_are_padded_crops_and_mirrors_uniformly_drawn(split, mode):
     padding = 2
-    found = batches(split, padding=padding, num_steps=60)
-    padded = np.pad(split.images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    found = batches(split, padding=padding, num_steps=60, mode=mode)
+    widths = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    padded = np.pad(split.images, widths, "reflect" if mode == "reflect" else "constant")
     counts = np.zeros((2 * padding + 1, 2 * padding + 1, 2), int)
     for image, label in zip(images(found), labels(found), strict=True):
         matches = [

@@ -13,6 +13,7 @@ from jaxcifar.augment.pipeline import create_augment
 from jaxcifar.config import default, durations
 from jaxcifar.data import datasets
 from jaxcifar.data.device_pipeline import Order, Resident, train_batch
+from jaxcifar.optim.optimizers import with_learning_rate
 from jaxcifar.program import create_program, create_state
 from jaxcifar.steps import TrainStep
 
@@ -131,7 +132,7 @@ def test_dropout_draws_independently_of_augmentation():
         step = jax.pmap(
             TrainStep(
                 model=model,
-                optimizer=optax.identity(),
+                optimizer=with_learning_rate(optax.identity()),
                 learning_rate=lambda step: 0.1,
                 augment=create_augment(section, mean=(0.5,) * 3, std=(0.2,) * 3, num_classes=10),
                 seed=0,

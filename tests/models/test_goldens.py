@@ -41,10 +41,13 @@ MODELS = {
     "densenet_bc_100_12": ("densenet_bc_100_12", {}),
     "densenet121": ("densenet121", {}),
     "densenet121_imagenet": ("densenet121", {"stem": "imagenet"}),
+    "speedrun94": ("speedrun94", {}),
+    "speedrun96": ("speedrun96", {"widths": (16, 24, 32)}),
 }
 QUICK = {
     *("resnet20", "resnet20_preactivation", "resnet20_group", "resnet20_none"),
     *("resnet20_twn_filter", "resnet20_ttq", "resnet18", "densenet_bc_40_12"),
+    "speedrun96",
 }
 # One of each family; all models in `QUICK` are compared in float64.
 QUICK_IN_FLOAT32 = {"resnet20", "densenet_bc_40_12"}

@@ -54,7 +54,7 @@ def test_published_parameters_and_multiply_adds(name, cifar10, cifar100, million
 
 def test_every_registered_network_names_its_classifier():
     """The classifier is what depends on the number of classes."""
-    fields = {"resnet8": {}, "resnet18": {}, "densenet_bc_100_12": {"depth": 16}}
+    fields = {"resnet8": {}, "resnet18": {}, "densenet_bc_100_12": {"depth": 16}, "speedrun94": {}}
     modules = {(entry.module, entry.head) for entry in models.registered.values()}
     entries = {name: models.registered[name] for name in fields}
     assert {(entry.module, entry.head) for entry in entries.values()} == modules
@@ -63,7 +63,7 @@ def test_every_registered_network_names_its_classifier():
             jax.eval_shape(
                 partial(models.create(name, num_classes=classes, **fields[name]).init, train=False),
                 jax.random.key(0),
-                jnp.zeros((1, 8, 8, 3)),
+                jnp.zeros((1, 16, 16, 3)),
             )
             for classes in (10, 100)
         )

@@ -7,16 +7,19 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcifar.config import default
+from jaxcifar.config import default, durations
+from jaxcifar.errors import InputError
 from jaxcifar.optim.finite import all_finite
 from jaxcifar.optim.loss_scale import LossScale
 from jaxcifar.optim.optimizers import create_optimizer
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, make_config
 
 PARAMS = {
     "conv": {"kernel": np.array([[1.0, -2.0], [0.5, 3.0]], np.float32)},
     "norm": {"scale": np.array([1.0, 1.5], np.float32), "bias": np.array([0.2, 0.0], np.float32)},
 }
+# 20 steps, of which an epoch has 10.
+PLAN = durations(make_config(train__num_steps=20, train__batch_size=10), train_size=100)
 
 
 def section(**fields):
@@ -27,11 +30,12 @@ def section(**fields):
 
 def run(config, params, gradients, rate=lambda step: 0.1):
     """The parameters after one update per gradient."""
-    optimizer = create_optimizer(config)
+    optimizer = create_optimizer(config, PLAN)
     state = optimizer.init(params)
     for step, grads in enumerate(gradients):
-        updates, state = optimizer.update(grads, state, params)
-        updates = jax.tree.map(lambda update, step=step: -rate(step) * update, updates)
+        updates, state = optimizer.update(
+            grads, state, params, learning_rate=jnp.float32(rate(step)), step=jnp.int32(step)
+        )
         params = optax.apply_updates(params, updates)
     return params
 
@@ -124,3 +128,95 @@ def test_a_single_non_finite_number_is_found(bad, backend, monkeypatch):
     large = jnp.zeros(2**16)
     assert all_finite([large])
     assert not all_finite([large.at[-1].set(bad)])
+
+
+def test_each_group_has_its_own_rate_and_decay_and_may_be_frozen():
+    groups = (("norm/bias", 10.0, 0.5, 0.0), ("norm", 1.0, 0.0, 0.3))
+    config = section(momentum=0.0, weight_decay=0.1, groups=groups)
+    ones = jax.tree.map(np.ones_like, PARAMS)
+    after = run(config, PARAMS, [ones] * 5)
+    kernel, scale, bias = PARAMS["conv"]["kernel"], PARAMS["norm"]["scale"], PARAMS["norm"]["bias"]
+    for step in range(5):
+        kernel = kernel - 0.1 * (1 + 0.1 * kernel)
+        bias = bias - 10 * 0.1 * (1 + 0.5 * bias)
+        if step < 3:  # 0.3 epochs of 10 steps
+            scale = scale - 0.1
+    np.testing.assert_allclose(after["conv"]["kernel"], kernel, rtol=1e-5)
+    np.testing.assert_allclose(after["norm"]["bias"], bias, rtol=1e-5)
+    np.testing.assert_allclose(after["norm"]["scale"], scale, rtol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [["nrom"], ["norm/bias", "bias"]])
+def test_a_group_without_parameters_is_named(groups):
+    config = section(groups=tuple((pattern, 1.0, 0.0, 0.0) for pattern in groups))
+    with pytest.raises(InputError, match=f"pattern '{groups[-1]}' matches no parameter"):
+        create_optimizer(config, PLAN).init(PARAMS)
+
+
+@pytest.mark.parametrize("power", [0.0, 3.0])
+def test_lookahead_is_the_papers(power):
+    config = section(
+        momentum=0.0,
+        weight_decay=0.0,
+        lookahead_interval=3,
+        lookahead_keep=0.8,
+        lookahead_power=power,
+    )
+    gradients = random_gradients(PLAN.num_steps)
+    after = run(config, PARAMS, gradients)["conv"]["kernel"]
+    fast = slow = PARAMS["conv"]["kernel"].astype(np.float64)
+    for step, gradient in enumerate(gradients, 1):
+        fast = fast - 0.1 * gradient["conv"]["kernel"]
+        if step % 3 == 0:
+            keep = 0.8 * (step / PLAN.num_steps) ** power
+            fast = slow = keep * slow + (1 - keep) * fast
+    # The last step is no multiple of 3; it ends with the slow weights all the same.
+    np.testing.assert_allclose(after, slow, rtol=1e-5)
+
+
+def newton_schulz(matrix, iterations):
+    """The iteration of Jordan et al. 2024, "Muon", in float64."""
+    x = matrix / np.linalg.norm(matrix)
+    for _ in range(iterations):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_muon_is_the_published_algorithm(normalize):
+    random = np.random.RandomState(0)
+    shape = (3, 3, 4, 5)
+    params = {
+        "conv": {"kernel": random.normal(size=shape).astype(np.float32)},
+        "head": {"kernel": random.normal(size=(4, 2)).astype(np.float32)},
+    }
+    gradients = [
+        jax.tree.map(lambda p: random.normal(size=p.shape).astype(np.float32), params)
+        for _ in range(6)
+    ]
+    config = section(
+        name="muon",
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=0.01,
+        muon_momentum=0.6,
+        muon_iterations=3,
+        muon_normalize=normalize,
+    )
+    after = run(config, params, gradients)
+    kernel, head = (params[name]["kernel"].astype(np.float64) for name in ("conv", "head"))
+    kernel = kernel.reshape(36, 5).T
+    momentum, velocity = 0, 0
+    for gradient in gradients:
+        grad = gradient["conv"]["kernel"].reshape(36, 5).T.astype(np.float64)
+        momentum = 0.6 * momentum + grad
+        if normalize:
+            kernel = kernel * np.sqrt(5) / np.linalg.norm(kernel)
+        kernel = kernel - 0.1 * newton_schulz(grad + 0.6 * momentum, 3)
+        grad = gradient["head"]["kernel"] + 0.01 * head
+        velocity = 0.9 * velocity + grad
+        head = head - 0.1 * (grad + 0.9 * velocity)
+    # optax corrects the bias of the first averages, which changes their mix with the gradient.
+    np.testing.assert_allclose(after["conv"]["kernel"], kernel.T.reshape(shape), atol=0.02)
+    np.testing.assert_allclose(after["head"]["kernel"], head, rtol=1e-4)

@@ -50,6 +50,12 @@ def test_multistep(gamma):
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.02])
+def test_linear(floor):
+    found = schedule("linear", schedule__final_learning_rate=floor)
+    check(found, 0.1 + (floor - 0.1) * STEPS / 300)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.02])
 def test_cosine(floor):
     check(schedule("cosine", schedule__final_learning_rate=floor), cosine(STEPS / 300, floor=floor))
 

@@ -81,6 +81,8 @@ def altered(config, path):
     value = config[section][field]
     if isinstance(value, bool):
         config[section][field] = not value
+    elif path == "optimizer.groups":
+        config[section][field] = (("bias", 2.0, 0.0, 0.0),)
     else:
         config[section][field] = value + {str: "x", int: 1, float: 0.25, tuple: (9,)}[type(value)]
     return config

@@ -17,11 +17,11 @@ from flax import linen as nn
 
 from jaxcifar import devices, steps
 from jaxcifar import train as train_module
-from jaxcifar.config import default
+from jaxcifar.config import default, durations
 from jaxcifar.errors import StoppedError
 from jaxcifar.evaluate import Evaluator
 from jaxcifar.optim.loss_scale import LossScale
-from jaxcifar.optim.optimizers import create_optimizer
+from jaxcifar.optim.optimizers import create_optimizer, with_learning_rate
 from jaxcifar.optim.schedules import with_rollback_factors
 from jaxcifar.program import create_program, create_state
 from jaxcifar.resilience import integrity, nonfinite
@@ -29,7 +29,7 @@ from jaxcifar.resilience.manifest import read
 from jaxcifar.resilience.nonfinite import NonFinite
 from jaxcifar.steps import TrainStep
 from jaxcifar.train import train
-from tests.helpers import assert_same_bits, read_metrics, restore, saved_steps
+from tests.helpers import assert_same_bits, make_config, read_metrics, restore, saved_steps
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -102,7 +102,7 @@ PLACES = ("loss", "gradient", "parameter", "statistic")
 def optimizer(name, **fields):
     config = default().optimizer
     config.update({"name": name, **fields})
-    return create_optimizer(config)
+    return create_optimizer(config, durations(make_config(), train_size=100))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_number_that_is_not_finite_is_counted_wherever_it_is(place, name, monk
         "sgd": lambda: optimizer("sgd"),
         "clipped": lambda: optimizer("sgd", clip_global_norm=1.0),
         "adamw": lambda: optimizer("adamw"),
-        "plain": optax.identity,
+        "plain": lambda: with_learning_rate(optax.identity()),
     }[name]()
     if place == "loss":
         monkeypatch.setattr(steps, "batch_sums", infinite_loss)
