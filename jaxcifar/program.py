@@ -84,15 +84,13 @@ def create_program(
         "shift": config.eval.test_time_shift,
         "views": config.eval.test_time_views,
     }
-    needed = getattr(model, "init_images", 0)
-    examples = train_images[:needed] if needed and train_images is not None else None
     return Program(
         create_state=partial(
             create_state,
             model,
             optimizer,
             info.image_shape,
-            examples=None if examples is None else preprocess(examples),
+            examples=_examples(model, train_images, preprocess),
             seed=train.seed,
             ema=train.ema_decay > 0,
             loss_scale=has_loss_scale,
@@ -126,6 +124,18 @@ def create_program(
         learning_rate=learning_rate,
         loss_scale=has_loss_scale,
     )
+
+
+def _examples(
+    model: nn.Module,
+    train_images: np.ndarray | None,
+    preprocess: Callable[[jax.Array], jax.Array],
+) -> jax.Array | None:
+    """The normalised images that a network is initialised with; None if it needs none."""
+    count = getattr(model, "init_images", 0)
+    if not count or train_images is None:
+        return None
+    return preprocess(train_images[:count])
 
 
 def create_learning_rate(

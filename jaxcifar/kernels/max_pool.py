@@ -1,7 +1,7 @@
 """2x2 max-pooling, with a gradient that is fast on a CPU.
 
-XLA:CPU computes the gradient of its own pooling by a search for the maximum of each window that
-takes twenty times as long as the forward pass. Here the forward pass notes where the maximum is, in
+XLA:CPU computes the gradient of its own pooling by searching each window for its maximum again,
+which takes many times as long as the forward pass. Here the forward pass notes where the maximum is, in
 a byte, and the backward pass writes each gradient to its place. The features before the pooling
 need not be kept.
 """

@@ -235,7 +235,7 @@ class CheckpointStore:
     def _unless_moved(self) -> Iterator[None]:
         """Turns an error that arises because the directory was moved into that of `check`.
 
-        Orbax may have made the directory anew by then; `check` removes that.
+        Orbax may have created the directory again by then; `check` removes that.
         """
         try:
             yield
