@@ -1,8 +1,8 @@
 """2x2 max-pooling, with a gradient that is fast on a CPU.
 
 XLA:CPU computes the gradient of its own pooling by searching each window for its maximum again,
-which takes many times as long as the forward pass. Here the forward pass notes where the maximum is, in
-a byte, and the backward pass writes each gradient to its place. The features before the pooling
+which takes many times as long as the forward pass. Here the forward pass notes in a byte where the
+maximum is, and the backward pass writes each gradient to its place. The features before the pooling
 need not be kept.
 """
 
