@@ -3,7 +3,8 @@
     python -m jaxcifar.main --config configs/quickstart.py
     python -m jaxcifar.main --config configs/quickstart.py:0.1    # a tenth of its length
 
-Expected: more than 97 % test accuracy after 20 epochs, in 40 to 60 seconds on 2 CPU cores.
+Expected: more than 97 % test accuracy after 20 epochs, in about 30 seconds on 2 CPU cores (AMD EPYC
+or Intel Xeon with AVX-512, jax 0.10.2).
 """
 
 from ml_collections import ConfigDict
