@@ -39,7 +39,8 @@ ffi::Error Convolve(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer kerne
   const Shape shape = ShapeOf(x.dimensions(), kernel.dimensions(), y->dimensions(), window);
   return Run(pool, x, [&](const Threads& threads, auto number) {
     using T = decltype(number);
-    const auto convolve = ConvolvesByPlanes(shape) ? ConvolveByPlanes<T> : ConvolveDirectly<T>;
+    const auto convolve =
+        ConvolvesFasterByPlanes(shape) ? ConvolveByPlanes<T> : ConvolveDirectly<T>;
     convolve(threads, shape, x.typed_data<T>(), kernel.typed_data<T>(), y->typed_data<T>());
   });
 }
@@ -49,8 +50,8 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer
   const Shape shape = ShapeOf(x.dimensions(), gradient->dimensions(), dy.dimensions(), window);
   return Run(pool, x, [&](const Threads& threads, auto number) {
     using T = decltype(number);
-    const auto differentiate = KernelGradientByPlanesIsFaster(shape) ? KernelGradientByPlanes<T>
-                                                                     : KernelGradientDirectly<T>;
+    const auto differentiate =
+        ConvolvesByPlanes(shape) ? KernelGradientByPlanes<T> : KernelGradientDirectly<T>;
     differentiate(threads, shape, x.typed_data<T>(), dy.typed_data<T>(),
                   gradient->typed_data<T>());
   });

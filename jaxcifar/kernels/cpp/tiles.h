@@ -41,6 +41,31 @@ void Store(const V& vector, T* to) {
   std::memcpy(to, &vector, sizeof vector);
 }
 
+// Loads the first `count` numbers, at most a vector; the other lanes are 0.
+template <class T>
+Vector<T> LoadSome(const T* from, Index count) {
+  if (count == kLanes<T>) return Load(from);
+  Vector<T> vector{};
+  std::memcpy(&vector, from, count * sizeof(T));
+  return vector;
+}
+
+// Stores the first `count` lanes.
+template <class V, class T>
+void StoreSome(const V& vector, T* to, Index count) {
+  std::memcpy(to, &vector, count * sizeof(T));
+}
+
+// Splits channels into vectors. Calls work(first, count) for each; if there are enough channels for
+// a whole vector, `count` is a compile-time constant, and the last vector may overlap the one
+// before.
+template <class T, class Work>
+void ForVectors(Index channels, Work work) {
+  if (channels < kLanes<T>) return work(0, channels);
+  for (Index first = 0; first < channels; first += kLanes<T>)
+    work(std::min(first, channels - kLanes<T>), std::integral_constant<int, kLanes<T>>());
+}
+
 // Arrays of sums are kept in registers only if every index into them is known at compile time.
 #define UNROLL _Pragma("GCC unroll 32")
 

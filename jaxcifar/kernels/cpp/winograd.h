@@ -1,223 +1,303 @@
-// 3x3 convolutions with half of the multiplications: Lavin and Gray 2015, "Fast Algorithms for
-// Convolutional Neural Networks", sections 4.1 and 4.4.
+// 3x3 convolutions with a quarter of the multiplications: Lavin and Gray 2015, "Fast Algorithms for
+// Convolutional Neural Networks", sections 4.1 and 4.3.
 //
-// F(4, 3) computes a tile of four adjacent outputs y, from three taps g and the six pixels d that
-// they meet, with six products instead of twelve: y = A^T [(G g) * (B^T d)]. Each of the six
-// products belongs to a plane of its own. Products are summed over channels and the kernel's rows
-// before A^T is applied. In a plane, an image's outputs form one row of height * tiles numbers.
+// F(4x4, 3x3) computes a tile of 4x4 outputs y from 3x3 taps g and the 6x6 pixels d that they meet,
+// with 36 products instead of 144: y = A^T [(G g G^T) * (B^T d B)] A. Each of the 36 products is in
+// a plane of its own, and in a plane the convolution of a batch is one product of matrices,
+// [tiles, in] times [in, out]. Tiles may reach beyond the image, and those of several images follow
+// each other, so images need no particular size.
 //
-// The results equal the direct convolution's except for rounding, about 2e-6 of the largest output
+// The results equal the direct convolution's except for rounding, about 1e-5 of the largest output
 // in float.
 
 #pragma once
 
-#include "tiles.h"
+#include "winograd_transforms.h"
 
 namespace jaxcifar {
 
-constexpr Index kPlanes = 6, kTile = 4;
+constexpr int kPlanes = kPatch * kPatch;
 
 // With fewer channels the transforms take as much time as the saved products.
-constexpr Index kFewestChannels = 32;
+constexpr Index kFewestChannels = 16;
 
-// Whether these functions support a convolution and are faster.
+// Transforming the taps takes as long as the products of this many tiles.
+constexpr Index kTilesPerTransform = 128;
+
+// Tiles that are convolved together.
+constexpr Index kTogether = 32;
+
+// Channels of x and of dy whose products are added up together.
+constexpr Index kSlice = 128;
+
+// The tiles of a batch, those of the first image first.
+struct Grid {
+  explicit Grid(const Shape& s)
+      : down(CeilDiv(s.out_height, kTile)), right(CeilDiv(s.out_width, kTile)),
+        tiles(s.images * down * right) {}
+
+  struct Place {
+    Index image, top, left;  // the tile's first output
+  };
+
+  Place At(Index tile) const {
+    return {tile / (down * right), tile / right % down * kTile, tile % right * kTile};
+  }
+
+  Index down, right, tiles;
+};
+
+// Whether these functions support a convolution.
 inline bool ConvolvesByPlanes(const Shape& s) {
   return s.rows == 3 && s.columns == 3 && s.stride_down == 1 && s.stride_right == 1 &&
-         s.out_width % kTile == 0 && std::min(s.in, s.out) >= kFewestChannels;
+         std::min(s.in, s.out) >= kFewestChannels;
 }
 
-// For small images the kernel gradient's sums would be read and written too often.
-inline bool KernelGradientByPlanesIsFaster(const Shape& s) {
-  return ConvolvesByPlanes(s) && s.out_height * s.out_width >= 64;
+// Whether they convolve faster than the definition.
+inline bool ConvolvesFasterByPlanes(const Shape& s) {
+  return ConvolvesByPlanes(s) && kPlanes * (Grid(s).tiles + kTilesPerTransform) <
+                                     9 * s.images * s.out_height * s.out_width;
 }
 
-// Computes B^T d for an image's channels [first, first + channels), as
-// [plane, padded_height, tiles, channels].
+// Where the planes of some tiles are: the distances from one plane and one tile to the next.
 template <class T>
-void FromPixels(const Shape& s, const T* image, Index first, Index channels, const T* zeros,
-                T* planes) {
-  const Index tiles = s.out_width / kTile, plane = s.padded_height() * tiles * channels;
-  for (Index h = -s.above; h < s.padded_height() - s.above; ++h)
-    for (Index tile = 0; tile < tiles; ++tile, planes += channels) {
-      const T* d[kPlanes];
-      for (Index i = 0; i < kPlanes; ++i) {
-        const Index w = tile * kTile + i - s.left;
-        const bool inside = h >= 0 && h < s.height && w >= 0 && w < s.width;
-        d[i] = inside ? image + (h * s.width + w) * s.in + first : zeros;
-      }
-      INDEPENDENT for (Index c = 0; c < channels; ++c) {
-        const T d0 = d[0][c], d1 = d[1][c], d2 = d[2][c], d3 = d[3][c], d4 = d[4][c], d5 = d[5][c];
-        planes[c] = 4 * d0 - 5 * d2 + d4;
-        planes[plane + c] = d3 + d4 - 4 * (d1 + d2);
-        planes[2 * plane + c] = d4 - d3 + 4 * (d1 - d2);
-        planes[3 * plane + c] = d4 - d2 + 2 * (d3 - d1);
-        planes[4 * plane + c] = d4 - d2 - 2 * (d3 - d1);
-        planes[5 * plane + c] = 4 * d1 - 5 * d3 + d5;
-      }
-    }
-}
+struct Planes {
+  T* data;
+  Index plane, tile;
 
-// Computes G g, packed as in `Pack`: [plane][group][rows, in][lanes].
-template <class T>
-void PackFromTaps(const Threads& threads, const Shape& s, const T* kernel, T* packed) {
-  const Index taps = s.rows * s.in, plane = taps * WholeVectors<T>(s.out);
-  threads.Share(kParts, [=](Index part, Index) {
-    ForGroups<T>(s.out, [&](Index first, auto vectors) {
-      const Index lanes = vectors * kLanes<T>;
-      for (Index tap = taps * part / kParts; tap < taps * (part + 1) / kParts; ++tap) {
-        const T* const g = kernel + (tap / s.in * 3 * s.in + tap % s.in) * s.out + first;
-        T* const to = packed + first * taps + tap * lanes;
-        INDEPENDENT for (Index lane = 0; lane < lanes; ++lane) {
-          const bool exists = first + lane < s.out;
-          const T g0 = exists ? g[lane] : 0, g1 = exists ? g[s.in * s.out + lane] : 0;
-          const T g2 = exists ? g[2 * s.in * s.out + lane] : 0;
-          to[lane] = g0 / 4;
-          to[plane + lane] = -(g0 + g1 + g2) / 6;
-          to[2 * plane + lane] = -(g0 - g1 + g2) / 6;
-          to[3 * plane + lane] = g0 / 24 + g1 / 12 + g2 / 6;
-          to[4 * plane + lane] = g0 / 24 - g1 / 12 + g2 / 6;
-          to[5 * plane + lane] = g2;
-        }
+  T* At(int row, int column, Index t) const {
+    return data + (row * kPatch + column) * plane + t * tile;
+  }
+};
+
+// Pointers to the pixels of a square that may reach beyond the image, where they are null.
+template <class T, int kSize>
+struct Square {
+  Square(T* image, Index height, Index width, Index channels, Index top, Index left) {
+    for (Index row = 0; row < kSize; ++row)
+      for (Index column = 0; column < kSize; ++column) {
+        const Index h = top + row, w = left + column;
+        const bool inside = h >= 0 && h < height && w >= 0 && w < width;
+        pixels[row][column] = inside ? image + (h * width + w) * channels : nullptr;
       }
+  }
+
+  T* pixels[kSize][kSize];
+};
+
+// Computes B^T d B for channels [first, first + channels) of tiles [begin, end).
+template <class T>
+void TransformPixels(const Shape& s, const T* x, Index begin, Index end, Index first,
+                     Index channels, const Planes<T>& planes) {
+  const Grid grid(s);
+  for (Index tile = begin; tile < end; ++tile) {
+    const Grid::Place place = grid.At(tile);
+    const Square<const T, kPatch> d(x + place.image * s.height * s.width * s.in, s.height, s.width,
+                                    s.in, place.top - s.above, place.left - s.left);
+    ForVectors<T>(channels, [&](Index c, auto count) {
+      TransformMatrix<PixelTransform, T>(
+          [&](int row, int column) {
+            const T* const pixel = d.pixels[row][column];
+            return pixel ? LoadSome(pixel + first + c, count) : Vector<T>{};
+          },
+          [&](int row, int column, Vector<T> v) {
+            StoreSome(v, planes.At(row, column, tile - begin) + c, count);
+          });
     });
+  }
+}
+
+// Computes A dy A^T for channels [first, first + channels) of tiles [begin, end).
+template <class T>
+void TransformOutputs(const Shape& s, const T* dy, Index begin, Index end, Index first,
+                      Index channels, const Planes<T>& planes) {
+  const Grid grid(s);
+  for (Index tile = begin; tile < end; ++tile) {
+    const Grid::Place place = grid.At(tile);
+    const Square<const T, kTile> y(dy + place.image * s.out_height * s.out_width * s.out,
+                                   s.out_height, s.out_width, s.out, place.top, place.left);
+    ForVectors<T>(channels, [&](Index c, auto count) {
+      TransformMatrix<OutputTransform, T>(
+          [&](int row, int column) {
+            const T* const pixel = y.pixels[row][column];
+            return pixel ? LoadSome(pixel + first + c, count) : Vector<T>{};
+          },
+          [&](int row, int column, Vector<T> e) {
+            StoreSome(e, planes.At(row, column, tile - begin) + c, count);
+          });
+    });
+  }
+}
+
+// Computes A^T m A, the outputs of tiles [begin, end) in channels [first, first + channels).
+template <class T>
+void TransformProducts(const Shape& s, const Planes<T>& products, Index begin, Index end,
+                       Index first, Index channels, T* y) {
+  const Grid grid(s);
+  for (Index tile = begin; tile < end; ++tile) {
+    const Grid::Place place = grid.At(tile);
+    const Square<T, kTile> outputs(y + place.image * s.out_height * s.out_width * s.out,
+                                   s.out_height, s.out_width, s.out, place.top, place.left);
+    ForVectors<T>(channels, [&](Index c, auto count) {
+      TransformMatrix<ProductTransform, T>(
+          [&](int row, int column) { return Load(products.At(row, column, tile - begin) + c); },
+          [&](int row, int column, Vector<T> output) {
+            T* const pixel = outputs.pixels[row][column];
+            if (pixel) StoreSome(output, pixel + first + c, count);
+          });
+    });
+  }
+}
+
+// The distance between planes of `size` numbers. They are a cache line apart, since planes at a
+// multiple of 4 KiB would compete for the same lines of the cache.
+template <class T>
+Index PlaneDistance(Index size) {
+  return size + 64 / sizeof(T);
+}
+
+// Computes G g G^T for input channels [begin, end), as [group][plane][in][lanes].
+template <class T>
+void TransformTaps(const Shape& s, const T* kernel, Index begin, Index end, T* packed) {
+  ForGroups<T>(s.out, [&](Index first, auto vectors) {
+    const Index lanes = vectors * kLanes<T>, plane = PlaneDistance<T>(s.in * lanes);
+    for (Index in = begin; in < end; ++in)
+      ForVectors<T>(std::min(lanes, s.out - first), [&](Index c, auto count) {
+        const T* const taps = kernel + in * s.out + first + c;
+        const Planes<T> to = {packed + in * lanes + c, plane, 0};
+        TransformMatrix<TapTransform, T>(
+            [&](int row, int column) {
+              return LoadSome(taps + (row * 3 + column) * s.in * s.out, count);
+            },
+            [&](int row, int column, Vector<T> u) { StoreSome(u, to.At(row, column, 0), count); });
+      });
+    packed += kPlanes * plane;
   });
+}
+
+// Computes G^T u G, the kernel's gradient, for input channels [begin, end).
+template <class T>
+void TransformSums(const Shape& s, const Planes<T>& sums, Index begin, Index end, T* gradient) {
+  for (Index in = begin; in < end; ++in)
+    ForVectors<T>(s.out, [&](Index c, auto count) {
+      TransformMatrix<SumTransform, T>(
+          [&](int row, int column) { return LoadSome(sums.At(row, column, in) + c, count); },
+          [&](int row, int column, Vector<T> g) {
+            StoreSome(g, gradient + ((row * 3 + column) * s.in + in) * s.out + c, count);
+          });
+    });
 }
 
 template <class T>
 void ConvolveByPlanes(const Threads& threads, const Shape& s, const T* x, const T* kernel, T* y) {
-  const Index tiles = s.out_width / kTile, row = s.out_height * tiles, taps = s.rows * s.in;
-  const Index packed_plane = taps * WholeVectors<T>(s.out);
-  const Scratch<T> packed(kPlanes * packed_plane);
-  PackFromTaps(threads, s, kernel, packed + 0);
-  const Index x_plane = s.padded_height() * tiles * s.in, most_lanes = 3 * kLanes<T>;
-  const Index image = kPlanes * (x_plane + row * most_lanes);
-  const Index in_cache = std::max<Index>(1, kCacheBytes / sizeof(T) / image);
-  const Index some = std::min(CeilDiv(s.images, kParts), in_cache);
-  const Index size = some * image + s.in;
+  const Index tiles = Grid(s).tiles;
+  const Scratch<T> packed(kPlanes * PlaneDistance<T>(s.in) * WholeVectors<T>(s.out));
+  const Index together = std::clamp<Index>(CeilDiv(tiles, kParts), 8, kTogether);
+  const Index v_plane = PlaneDistance<T>(together * s.in);
+  const Index size = kPlanes * (v_plane + PlaneDistance<T>(together * 3 * kLanes<T>));
   const Scratch<T> scratch(threads.count() * size);
-  threads.Share(CeilDiv(s.images, some), [=, &packed, &scratch](Index part, Index thread) {
-    const Index begin = part * some, count = std::min(some, s.images - begin);
-    T* const zeros = scratch + thread * size;
-    T* const planes = zeros + s.in;
-    T* const products = planes + some * kPlanes * x_plane;
-    std::fill(zeros, planes, T(0));
-    for (Index i = 0; i < count; ++i)
-      FromPixels(s, x + (begin + i) * s.height * s.width * s.in, 0, s.in, zeros,
-                 planes + i * kPlanes * x_plane);
+  const auto convolve = [=, &packed, &scratch](Index part, Index thread) {
+    const Index begin = part * together, end = std::min(begin + together, tiles);
+    const Index count = end - begin;
+    const Planes<T> v = {scratch + thread * size, v_plane, s.in};
+    TransformPixels(s, x, begin, end, 0, s.in, v);
+    const T* weights = packed + 0;
     ForGroups<T>(s.out, [&](Index first, auto vectors) {
-      const Index lanes = vectors * kLanes<T>, m = count * row * lanes;
-      for (Index plane = 0; plane < kPlanes; ++plane)
-        Compute<T, vectors>({1, count, row, lanes, {products + plane * m, 0, row * lanes, lanes},
-                             {planes + plane * x_plane, 0, kPlanes * x_plane, s.in},
-                             tiles * s.in, s.rows, s.in,
-                             packed + (plane * packed_plane + first * taps)});
-      const Index used = std::min(lanes, s.out - first);
-      for (Index tile = 0; tile < count * row; ++tile) {
-        const T* const p = products + tile * lanes;
-        T* const to = y + (begin * row + tile) * kTile * s.out + first;
-        INDEPENDENT for (Index lane = 0; lane < used; ++lane) {
-          const T m1 = p[m + lane], m2 = p[2 * m + lane];
-          const T m3 = p[3 * m + lane], m4 = p[4 * m + lane];
-          to[lane] = p[lane] + m1 + m2 + m3 + m4;
-          to[s.out + lane] = m1 - m2 + 2 * (m3 - m4);
-          to[2 * s.out + lane] = m1 + m2 + 4 * (m3 + m4);
-          to[3 * s.out + lane] = m1 - m2 + 8 * (m3 - m4) + p[5 * m + lane];
-        }
-      }
+      const Index lanes = vectors * kLanes<T>;
+      const Planes<T> m = {v.data + kPlanes * v_plane, PlaneDistance<T>(count * lanes), lanes};
+      for (Index plane = 0; plane < kPlanes; ++plane, weights += PlaneDistance<T>(s.in * lanes))
+        Compute<T, vectors>({1, 1, count, lanes, {m.data + plane * m.plane, 0, 0, lanes},
+                             {v.data + plane * v.plane, 0, 0, s.in}, 0, 1, s.in, weights});
+      TransformProducts(s, m, begin, end, first, std::min(lanes, s.out - first), y);
     });
-  });
+  };
+  threads.ShareStages(
+      {kParts, CeilDiv(tiles, together)}, [&](Index stage, Index part, Index thread) {
+        if (stage == 1) return convolve(part, thread);
+        TransformTaps(s, kernel, s.in * part / kParts, s.in * (part + 1) / kParts, packed + 0);
+      });
 }
 
-// Computes A dy for an image, as [plane, out_height, tiles, lanes].
+// A slice of the channels of x, and one of the channels of dy.
+struct Slices {
+  Index first_in, in, first_out, out;
+};
+
+// Sets `sums`, [plane][in][lanes], to the products of the channels of x with those of dy, summed
+// over tiles [begin, end).
 template <class T>
-void FromOutputs(const Shape& s, const T* dy, Index lanes, T* planes) {
-  const Index tiles = s.out_height * s.out_width / kTile, plane = tiles * lanes;
-  for (Index tile = 0; tile < tiles; ++tile, dy += kTile * s.out, planes += lanes) {
-    INDEPENDENT for (Index o = 0; o < s.out; ++o) {
-      const T y0 = dy[o], y1 = dy[s.out + o], y2 = dy[2 * s.out + o], y3 = dy[3 * s.out + o];
-      planes[o] = y0;
-      planes[plane + o] = y0 + y2 + (y1 + y3);
-      planes[2 * plane + o] = y0 + y2 - (y1 + y3);
-      planes[3 * plane + o] = y0 + 4 * y2 + (2 * y1 + 8 * y3);
-      planes[4 * plane + o] = y0 + 4 * y2 - (2 * y1 + 8 * y3);
-      planes[5 * plane + o] = y3;
+void SumProducts(const Shape& s, const T* x, const T* dy, Index begin, Index end,
+                 const Slices& c, Index together, T* scratch, const Planes<T>& sums) {
+  for (Index plane = 0; plane < kPlanes; ++plane)
+    for (Index in = 0; in < c.in; ++in) {
+      T* const to = sums.data + plane * sums.plane + in * sums.tile;
+      std::fill(to, to + WholeVectors<T>(c.out), T(0));
     }
-    for (Index i = 0; i < kPlanes; ++i)
-      std::fill(planes + i * plane + s.out, planes + i * plane + lanes, T(0));
+  const Planes<T> v = {scratch, PlaneDistance<T>(together * c.in), c.in};
+  for (; begin < end; begin += together) {
+    const Index count = std::min(together, end - begin);
+    TransformPixels(s, x, begin, begin + count, c.first_in, c.in, v);
+    ForGroups<T>(c.out, [&](Index first, auto vectors) {
+      const Index lanes = vectors * kLanes<T>;
+      const Planes<T> e = {v.data + kPlanes * v.plane, PlaneDistance<T>(count * lanes), lanes};
+      TransformOutputs(s, dy, begin, begin + count, c.first_out + first,
+                       std::min(lanes, c.out - first), e);
+      for (Index plane = 0; plane < kPlanes; ++plane)
+        for (Index done = 0; done < c.in;) {
+          T* rows[kSums];
+          for (Index r = 0; r < std::min<Index>(kSums, c.in - done); ++r)
+            rows[r] = sums.data + plane * sums.plane + (done + r) * sums.tile + first;
+          done += AccumulateSome<T, vectors>(
+              {1, 1, count, {v.data + plane * v.plane + done, 0, 0, v.tile},
+               {e.data + plane * e.plane, 0, 0, e.tile}, rows}, c.in - done);
+        }
+    });
   }
 }
 
-// Computes the gradient with respect to the kernel: G^T [(A dy) * (B^T d)].
+// Computes the gradient with respect to the kernel: G^T [(A dy A^T) * (B^T d B)] G.
 template <class T>
 void KernelGradientByPlanes(const Threads& threads, const Shape& s, const T* x, const T* dy,
                             T* gradient) {
-  const Index lanes = WholeVectors<T>(s.out), taps = kPlanes * s.rows * s.in;
-  const Index slice = std::min<Index>(s.in, 64), slices = CeilDiv(s.in, slice);
-  const Index shares = std::clamp<Index>(s.images, 1, CeilDiv(kParts, slices));
-  const Scratch<T> sums(shares * taps * lanes);
-  const Index tiles = s.out_width / kTile, row_length = s.out_height * tiles;
-  const Index x_plane = s.padded_height() * tiles * slice, dy_plane = row_length * lanes;
-  const Index image = kPlanes * (x_plane + dy_plane);
-  const Index in_cache = std::max<Index>(1, kCacheBytes / sizeof(T) / image);
-  const Index some = std::min(CeilDiv(s.images, shares), in_cache);
-  const Index size = some * image + slice;
+  // A part is a slice of the channels of x and one of dy, in a share of the tiles. The shares are
+  // summed at the end; there are so many that their sums take no more memory than the transforms.
+  const Index tiles = Grid(s).tiles, lanes = WholeVectors<T>(s.out);
+  const Index in_slices = CeilDiv(s.in, kSlice), slices = in_slices * CeilDiv(s.out, kSlice);
+  const Index shares = std::clamp<Index>(tiles * (s.in + s.out) / (s.in * s.out), 1, kParts);
+  const Index plane = PlaneDistance<T>(s.in * lanes);
+  const Scratch<T> sums(shares * kPlanes * plane);
+  const auto sums_of = [=, &sums](Index share) -> Planes<T> {
+    return {sums + share * kPlanes * plane, plane, lanes};
+  };
+  const Index most_in = std::min(s.in, kSlice), most_out = std::min(lanes, kSlice);
+  const Index tile = kPlanes * (most_in + most_out);
+  const Index together = std::max<Index>(8, 2 * kCacheBytes / sizeof(T) / tile);
+  const Index size = kPlanes * (PlaneDistance<T>(together * most_in) +
+                                PlaneDistance<T>(together * std::min<Index>(lanes, 3 * kLanes<T>)));
   const Scratch<T> scratch(threads.count() * size);
-  threads.Share(shares * slices, [=, &sums, &scratch](Index part, Index thread) {
-    const Index share = part / slices, first = part % slices * slice;
-    const Index channels = std::min(slice, s.in - first);
-    const Index plane = s.padded_height() * tiles * channels;
-    const Index end = s.images * (share + 1) / shares;
-    T* const zeros = scratch + thread * size;
-    T* const d = zeros + slice;
-    T* const e = d + some * kPlanes * x_plane;
-    std::fill(zeros, d, T(0));
-    const auto row_of = [&](Index plane_and_row, Index channel) {
-      return sums + (share * taps + plane_and_row * s.in + first + channel) * lanes;
-    };
-    for (Index i = 0; i < kPlanes * s.rows; ++i)
-      std::fill(row_of(i, 0), row_of(i, channels), T(0));
-    for (Index begin = s.images * share / shares; begin < end; begin += some) {
-      const Index count = std::min(some, end - begin);
-      for (Index i = 0; i < count; ++i) {
-        FromPixels(s, x + (begin + i) * s.height * s.width * s.in, first, channels, zeros,
-                   d + i * kPlanes * plane);
-        FromOutputs(s, dy + (begin + i) * row_length * kTile * s.out, lanes,
-                    e + i * kPlanes * dy_plane);
+  const auto sum_products = [=, &scratch](Index part, Index thread) {
+    const Index share = part / slices, slice = part % slices;
+    const Index first_in = slice % in_slices * kSlice, first_out = slice / in_slices * kSlice;
+    const Slices channels = {first_in, std::min(kSlice, s.in - first_in),
+                             first_out, std::min(kSlice, s.out - first_out)};
+    Planes<T> to = sums_of(share);
+    to.data += first_in * lanes + first_out;
+    SumProducts(s, x, dy, tiles * share / shares, tiles * (share + 1) / shares, channels, together,
+                scratch + thread * size, to);
+  };
+  const auto transform_sums = [=](Index begin, Index end) {
+    const Planes<T> total = sums_of(0);
+    for (Index share = 1; share < shares; ++share)
+      for (Index i = 0; i < kPlanes; ++i) {
+        T* const to = total.data + i * plane;
+        const T* const from = sums_of(share).data + i * plane;
+        INDEPENDENT for (Index at = begin * lanes; at < end * lanes; ++at) to[at] += from[at];
       }
-      for (Index i = 0; i < kPlanes * s.rows; ++i)
-        ForGroups<T>(s.out, [&](Index group, auto vectors) {
-          for (Index done = 0; done < channels;) {
-            T* rows[kSums];
-            for (Index r = 0; r < std::min<Index>(kSums, channels - done); ++r)
-              rows[r] = row_of(i, done + r) + group;
-            const T* const from = d + i / s.rows * plane + i % s.rows * tiles * channels + done;
-            const T* const dy_from = e + i / s.rows * dy_plane + group;
-            done += AccumulateSome<T, vectors>(
-                {count, 1, row_length, {from, kPlanes * plane, 0, channels},
-                 {dy_from, kPlanes * dy_plane, 0, lanes}, rows}, channels - done);
-          }
-        });
-    }
-  });
-  const Index plane = s.rows * s.in * lanes;
-  threads.Share(kParts, [=, &sums](Index part, Index) {
-    const Index pairs = s.rows * s.in;
-    for (Index pair = pairs * part / kParts; pair < pairs * (part + 1) / kParts; ++pair) {
-      T* const u = sums + pair * lanes;
-      for (Index share = 1; share < shares; ++share)
-        for (Index i = 0; i < kPlanes; ++i)
-          for (Index o = 0; o < s.out; ++o)
-            u[i * plane + o] += u[(share * kPlanes + i) * plane + o];
-      T* const to = gradient + (pair / s.in * 3 * s.in + pair % s.in) * s.out;
-      INDEPENDENT for (Index o = 0; o < s.out; ++o) {
-        const T u12 = (u[plane + o] + u[2 * plane + o]) / 6;
-        const T u34 = u[3 * plane + o] + u[4 * plane + o];
-        to[o] = u[o] / 4 - u12 + u34 / 24;
-        to[s.in * s.out + o] =
-            (u[2 * plane + o] - u[plane + o]) / 6 + (u[3 * plane + o] - u[4 * plane + o]) / 12;
-        to[2 * s.in * s.out + o] = u34 / 6 - u12 + u[5 * plane + o];
-      }
-    }
+    TransformSums(s, total, begin, end, gradient);
+  };
+  threads.ShareStages({shares * slices, kParts}, [&](Index stage, Index part, Index thread) {
+    if (stage == 0) sum_products(part, thread);
+    else transform_sums(s.in * part / kParts, s.in * (part + 1) / kParts);
   });
 }
 

@@ -10,7 +10,10 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <numeric>
+#include <thread>
 #include <utility>
+#include <vector>
 
 // Tells the compiler that a loop does not read what it writes.
 #ifdef __clang__
@@ -73,6 +76,22 @@ class Threads {
     }
     job->Work();
     job->Wait();
+  }
+
+  // As Share, for work in stages: stage i has parts[i] parts, and work(stage, part, thread) is
+  // called when all parts of the stages before are done. Threads are woken only once.
+  void ShareStages(const std::vector<Index>& parts,
+                   std::function<void(Index, Index, Index)> work) const {
+    const auto done = std::make_shared<std::atomic<Index>>(0);
+    Share(std::accumulate(parts.begin(), parts.end(), Index(0)),
+          [=, work = std::move(work)](Index index, Index thread) {
+            Index stage = 0, before = 0;
+            while (index - before >= parts[stage]) before += parts[stage++];
+            // Parts are handed out in order, so those that this one waits for are being done.
+            while (*done < before) std::this_thread::yield();
+            work(stage, index - before, thread);
+            ++*done;
+          });
   }
 
  private:
