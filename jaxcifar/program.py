@@ -27,6 +27,7 @@ from jaxcifar.optim.schedules import (
     peak_learning_rate,
     with_rollback_factors,
 )
+from jaxcifar.selection import Selector
 from jaxcifar.steps import TrainState, TrainStep, Variables, eval_step, predict_step
 
 
@@ -75,6 +76,7 @@ def create_program(
     model = models.from_config(config, info.num_classes, AXIS)
     optimizer = create_optimizer(config.optimizer, durations)
     learning_rate = create_learning_rate(config, durations, rate_factors)
+    selector = _selector(config, info, optimizer)
     has_loss_scale = train.precision == "float16"
     preprocess = partial(normalize, mean=info.mean, std=info.std)
     predict_kwargs = {
@@ -94,6 +96,7 @@ def create_program(
             seed=train.seed,
             ema=train.ema_decay > 0,
             loss_scale=has_loss_scale,
+            selector=selector,
         ),
         train_step=TrainStep(
             model=model,
@@ -113,6 +116,7 @@ def create_program(
             skip_nonfinite=train.on_nonfinite == "skip",
             with_statistics=durations.layer_stats_every > 0,
             with_gradients=config.log.histograms,
+            selector=selector,
         ),
         eval_step=partial(eval_step, **predict_kwargs, axis_name=AXIS),
         predict_step=partial(predict_step, **predict_kwargs),
@@ -138,6 +142,19 @@ def _examples(
     return preprocess(train_images[:count])
 
 
+def _selector(
+    config: ConfigDict, info: DatasetInfo, optimizer: optax.GradientTransformationExtraArgs
+) -> Selector | None:
+    """The network that picks the examples of each batch that are trained on, or None."""
+    train = config.train
+    if train.selector == "none":
+        return None
+    # Its loss is not scaled, so that its gradients need more range than float16 has.
+    dtype = jnp.float32 if train.precision == "float16" else jnp.dtype(train.precision)
+    model = models.create(train.selector, num_classes=info.num_classes, dtype=dtype, axis_name=AXIS)
+    return Selector(model, optimizer, train.selector_keep, AXIS)
+
+
 def create_learning_rate(
     config: ConfigDict, durations: Durations, rate_factors: Iterable[tuple[int, float]] = ()
 ) -> optax.Schedule:
@@ -155,6 +172,7 @@ def create_state(
     examples: jax.Array | None = None,
     ema: bool = False,
     loss_scale: bool = False,
+    selector: Selector | None = None,
 ) -> TrainState:
     """Returns the state at step 0.
 
@@ -167,6 +185,7 @@ def create_state(
         them; None for zeros.
       ema: whether there are moving averages.
       loss_scale: whether there is a loss scale.
+      selector: picks the examples that are trained on; None if all are.
     """
 
     @jax.jit
@@ -179,6 +198,7 @@ def create_state(
             opt_state=optimizer.init(variables["params"]),
             ema=variables if ema else {},
             loss_scale=LossScale.create() if loss_scale else None,
+            selector=selector.create_state(seed, images) if selector else None,
         )
 
     return create(jnp.zeros((1, *image_shape)) if examples is None else examples)

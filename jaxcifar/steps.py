@@ -24,6 +24,7 @@ from jaxcifar.metrics import Sums, batch_sums, evaluation_sums
 from jaxcifar.metrics.layer_statistics import layer_statistics
 from jaxcifar.optim.finite import all_finite
 from jaxcifar.optim.loss_scale import LossScale
+from jaxcifar.selection import Selector, SelectorState
 
 Variables = dict[str, Any]
 
@@ -41,6 +42,7 @@ class TrainState:
       opt_state: state of the optimizer.
       ema: moving averages of `params` and `batch_stats` under these names; {} if there are none.
       loss_scale: scale of a float16 loss; None in other precisions.
+      selector: state of the network that picks examples; None if all are trained on.
     """
 
     step: jax.Array
@@ -49,6 +51,7 @@ class TrainState:
     opt_state: optax.OptState
     ema: Variables
     loss_scale: LossScale | None
+    selector: SelectorState | None = None
 
     def variables(self) -> Variables:
         """Returns the collections that the model is applied to."""
@@ -72,6 +75,7 @@ class TrainStep:
       skip_nonfinite: whether an update with non-finite numbers is left out as a whole.
       with_statistics: whether to return the layers' statistics.
       with_gradients: whether to return the gradients.
+      selector: picks the examples that are trained on; None if all are.
     """
 
     model: nn.Module
@@ -85,6 +89,7 @@ class TrainStep:
     skip_nonfinite: bool = False
     with_statistics: bool = False
     with_gradients: bool = False
+    selector: Selector | None = None
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Sums, dict[str, Any]]:
         """Returns the next state, the metric sums and the requested values of the layers.
@@ -96,7 +101,7 @@ class TrainStep:
 
         Returns:
           state: the next state, the same on all devices.
-          sums: metric sums over the whole batch, computed before the update;
+          sums: metric sums over the examples trained on, computed before the update;
             `skipped`, the number of padding examples and of replaced ones; and
             `nonfinite`, float32: 1 if the loss or the next state is not finite, else 0. It is also
             0 if the update was left out because of a loss scale that can still be halved; where
@@ -104,6 +109,7 @@ class TrainStep:
           layers: `statistics` (see `layer_statistics`) and `gradients`, if requested.
         """
         examples, dropout_key = self._augmented(state.step, batch)
+        examples, state = self._selected(state, examples, dropout_key)
         grads, batch_stats, sums = self._gradients(state, examples, dropout_key)
         if "replaced" in batch:
             replaced = jnp.sum(batch["replaced"], dtype=jnp.float32)
@@ -128,6 +134,21 @@ class TrainStep:
         if targets is not None:
             examples["target"] = targets
         return examples, dropout_key
+
+    def _selected(
+        self, state: TrainState, examples: Batch, dropout_key: jax.Array
+    ) -> tuple[Batch, TrainState]:
+        """The examples that are trained on, and the state with the selector's update."""
+        if self.selector is None:
+            return examples, state
+        examples, selector = self.selector(
+            state.selector,
+            examples,
+            learning_rate=self.learning_rate(state.step),
+            step=state.step,
+            key=dropout_key,
+        )
+        return examples, state.replace(selector=selector)
 
     def _gradients(
         self, state: TrainState, examples: Batch, dropout_key: jax.Array

@@ -305,6 +305,12 @@ FIELDS: dict[str, Field] = {
     "train.ema_decay": Field(0.0,
         "decay of a moving average of the weights, which is evaluated as well; 0: off", _BELOW_ONE,
         IDENTITY),
+    "train.selector": Field("none",
+        "name of a small network that is trained along and picks the examples of each batch that "
+        "are trained on, those with its greatest losses; none: all are trained on",
+        NAME, IDENTITY),
+    "train.selector_keep": Field(0.5, "share of each batch that is picked", _OPEN_FRACTION,
+        IDENTITY, differs("train.selector", "none")),
     "train.early_stopping_patience": Field(0,
         "evaluations without improvement after which the run stops; 0: off", at_least(0),
         only_if=_VALIDATES),

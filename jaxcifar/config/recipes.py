@@ -24,3 +24,50 @@ def he2015(depth: int) -> ConfigDict:
     config.train.num_steps = 64_000
     config.train.batch_size = 128
     return config
+
+
+def jordan2024(model: str, epochs: float, rate: float, weight_decay: float) -> ConfigDict:
+    """Returns the recipe of Jordan 2024, sections 3 and 5, for a speedrun network on CIFAR-10.
+
+    Args:
+      model: name of the network.
+      epochs: length of the run.
+      rate: peak learning rate in the paper's units: per 1,024 examples, and divided by the factor
+        1 + 1 / (1 - momentum).
+      weight_decay: in the paper's units: the share by which weights shrink per step, as above.
+    """
+    momentum, batch_size, bias_factor = 0.85, 1024, 64.0
+    units = 1 + 1 / (1 - momentum)
+    peak, shrinkage = rate / units, weight_decay / units
+    config = default()
+    config.dataset.name = "cifar10"
+    config.augment.crop_padding = 2
+    config.augment.crop_padding_mode = "reflect"
+    config.augment.horizontal_flip = True
+    config.augment.alternating_flip = True
+    config.model.name = model
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = peak
+    config.optimizer.momentum = momentum
+    config.optimizer.nesterov = True
+    config.optimizer.weight_decay = shrinkage / peak
+    config.optimizer.weight_decay_mask = "all"
+    config.optimizer.groups = (
+        ("whitening/bias", 1.0, shrinkage / peak, 3.0),
+        ("norm./bias", bias_factor, shrinkage / peak / bias_factor, 0.0),
+    )
+    config.optimizer.lookahead_interval = 5
+    config.optimizer.lookahead_keep = 0.95**5
+    config.optimizer.lookahead_power = 3.0
+    config.schedule.name = "triangular"
+    config.schedule.initial_learning_rate = 0.2 * peak
+    config.schedule.final_learning_rate = 0.07 * peak
+    config.schedule.rise_fraction = 0.23
+    config.train.num_epochs = epochs
+    config.train.batch_size = batch_size
+    config.train.label_smoothing = 0.2
+    config.eval.every_epochs = epochs
+    config.eval.test_time_flip = True
+    config.eval.test_time_shift = 1
+    config.eval.test_time_views = "two_corners"
+    return config

@@ -6,7 +6,7 @@ import shlex
 
 from ml_collections import ConfigDict
 
-from jaxcifar import models
+from jaxcifar import errors, models
 from jaxcifar.augment import pipeline
 from jaxcifar.config.durations import durations
 from jaxcifar.config.fields import DURATIONS, FIELDS
@@ -67,6 +67,8 @@ def _check_model(config: ConfigDict, info: DatasetInfo) -> None:
     except InputError as error:
         names = "|".join(models.fields(config.model.name))
         raise InputError(re.sub(rf"\b({names}) =", r"model.\1 =", str(error))) from error
+    if config.train.selector not in {"none", *models.registered}:
+        raise errors.unknown("train.selector", config.train.selector, models.registered)
 
 
 def _check_tensorflow(config: ConfigDict, trains: bool) -> None:
@@ -154,11 +156,20 @@ def _check_required(config: ConfigDict) -> None:
 
 
 def _check_accumulation(config: ConfigDict) -> None:
-    steps, batch_size = config.train.accumulation_steps, config.train.batch_size
+    train = config.train
+    steps, batch_size = train.accumulation_steps, train.batch_size
     if batch_size % steps:
         raise InputError(
             f"train.accumulation_steps = {steps}: must divide train.batch_size = {batch_size}"
         )
+    if train.selector != "none":
+        kept = round(train.selector_keep * batch_size)
+        if not kept or kept % steps:
+            raise InputError(
+                f"train.selector_keep = {train.selector_keep}: keeps {kept} of {batch_size} "
+                "images; must keep some, and a multiple of train.accumulation_steps = "
+                f"{steps}"
+            )
 
 
 def _check_effects(config: ConfigDict) -> None:

@@ -16,6 +16,15 @@ Total = dict[str, float | np.ndarray]
 NUM_BINS = 15  # confidence bins, as in Guo et al., table 1
 
 
+def example_losses(
+    logits: jax.Array, labels: jax.Array, targets: jax.Array | None = None
+) -> jax.Array:
+    """Returns the cross-entropy of each example in nats, float32 [B]; see `batch_sums`."""
+    if targets is None:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return optax.softmax_cross_entropy(logits, targets)
+
+
 def batch_sums(
     logits: jax.Array, labels: jax.Array, mask: jax.Array, targets: jax.Array | None = None
 ) -> Sums:
@@ -33,13 +42,9 @@ def batch_sums(
       `loss`: summed cross-entropy in nats.
       `correct`: number of examples whose largest logit is that of the label, whatever the targets.
     """
-    if targets is None:
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    else:
-        loss = optax.softmax_cross_entropy(logits, targets)
     return {
         "count": _count(mask),
-        "loss": jnp.sum(loss, where=mask),
+        "loss": jnp.sum(example_losses(logits, labels, targets), where=mask),
         "correct": _count((jnp.argmax(logits, axis=-1) == labels) & mask),
     }
 

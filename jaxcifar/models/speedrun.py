@@ -10,7 +10,8 @@
 
 A block is a 3x3 convolution, 2x2 max-pooling, BatchNorm and GELU, then one more 3x3 convolution,
 BatchNorm and GELU. The networks for 95 and 96 % are wider (the paper's section 5), and that for
-96 % has a third convolution per block, which closes a residual branch.
+96 % has a third convolution per block, which closes a residual branch. speedrun_selector is a small
+one that picks the examples which another is trained on.
 """
 
 from collections.abc import Sequence
@@ -135,6 +136,7 @@ class SpeedrunBlock(nn.Module):
         "speedrun94": {"widths": (64, 256, 256), "convs_per_block": 2},
         "speedrun95": {"widths": (128, 384, 384), "convs_per_block": 2},
         "speedrun96": {"widths": (128, 384, 512), "convs_per_block": 3},
+        "speedrun_selector": {"widths": (32, 64, 64), "convs_per_block": 2},
     },
     source="Jordan 2024, sections 3 and 5",
     head="head",
