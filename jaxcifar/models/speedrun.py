@@ -24,6 +24,7 @@ from flax import linen as nn
 from jaxcifar.errors import InputError
 from jaxcifar.kernels import convolution
 from jaxcifar.kernels.batch_norm import BatchNorm
+from jaxcifar.kernels.gelu import gelu
 from jaxcifar.kernels.max_pool import max_pool_2x2
 from jaxcifar.models.layers import check_images, uniform_fan_in
 from jaxcifar.models.registry import register
@@ -33,8 +34,6 @@ WHITENING_IMAGES = 5000
 
 _HEAD_SCALE = 1 / 9
 _WHITENING_EPSILON = 5e-4
-
-gelu = partial(nn.gelu, approximate=False)
 
 
 class WhiteningConv(nn.Module):
