@@ -32,7 +32,18 @@ _SOURCES = sorted(Path(__file__).with_name("cpp").iterdir())
 _MAIN = next(path for path in _SOURCES if path.suffix == ".cc")
 _OPTIONS = "-std=c++17 -O3 -march=native -ffp-contract=fast -fPIC -shared".split()
 _CONVOLVE, _KERNEL_GRADIENT = "jaxcifar_convolve", "jaxcifar_kernel_gradient"
+CONVOLVE_AND_POOL = "jaxcifar_convolve_and_pool"
+_UNPOOL_AND_CONVOLVE = "jaxcifar_unpool_and_convolve"
+_UNPOOLED_KERNEL_GRADIENT = "jaxcifar_unpooled_kernel_gradient"
 _CHANNEL_SUMS = "jaxcifar_channel_sums"
+_TARGETS = (
+    _CONVOLVE,
+    _KERNEL_GRADIENT,
+    CONVOLVE_AND_POOL,
+    _UNPOOL_AND_CONVOLVE,
+    _UNPOOLED_KERNEL_GRADIENT,
+    _CHANNEL_SUMS,
+)
 _BUILD_PREFIX = "build-"
 _LOCK_SECONDS = 120.0
 
@@ -84,6 +95,43 @@ def kernel_gradient(
     return _call(_KERNEL_GRADIENT, (*size, x.shape[3], dy.shape[3]), x, dy, strides, padding)
 
 
+def convolve_and_pool(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the maxima [N, H // 2, W // 2, out] of a convolution, and where they were.
+
+    The convolution is of stride 1 and zero-padded to keep the size. Of each 2x2 window, the second
+    array, uint8, tells which corner was the maximum: the first one from 0 to 3, row by row.
+
+    Args:
+      x: images [N, H, W, in].
+      kernel: kernel [3, 3, in, out], of the same type.
+    """
+    size = (len(x), x.shape[1] // 2, x.shape[2] // 2, kernel.shape[3])
+    results = (jax.ShapeDtypeStruct(size, x.dtype), jax.ShapeDtypeStruct(size, jnp.uint8))
+    call = jax.ffi.ffi_call(CONVOLVE_AND_POOL, results, vmap_method="sequential")
+    y, corners = call(x, kernel)
+    return y, corners
+
+
+def convolve_and_pool_gradients(
+    x: jax.Array, kernel: jax.Array, dy: jax.Array, corners: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the gradients with respect to x and the kernel.
+
+    Args:
+      x, kernel: as in `convolve_and_pool`.
+      dy: gradient with respect to the maxima.
+      corners: second result of `convolve_and_pool`.
+    """
+    dx, dkernel = (
+        jax.ffi.ffi_call(
+            target, jax.ShapeDtypeStruct(like.shape, like.dtype), vmap_method="sequential"
+        )
+        for target, like in ((_UNPOOL_AND_CONVOLVE, x), (_UNPOOLED_KERNEL_GRADIENT, kernel))
+    )
+    mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
+    return dx(dy, corners, mirrored), dkernel(x, dy, corners)
+
+
 def channel_sums(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the sums [C] of x and of x * y over all pixels, whatever the number of threads.
 
@@ -129,7 +177,7 @@ def compiler() -> str | None:
             file=sys.stderr,
         )
         return None
-    for target in (_CONVOLVE, _KERNEL_GRADIENT, _CHANNEL_SUMS):
+    for target in _TARGETS:
         handler = jax.ffi.pycapsule(getattr(library, target))
         jax.ffi.register_ffi_target(target, handler, platform="cpu")
     return version

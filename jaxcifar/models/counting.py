@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from jaxcifar.kernels import native
+
 
 class Counts(NamedTuple):
     """Size of a model.
@@ -42,8 +44,10 @@ def _macs(jaxpr: Jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "ffi_call":  # a C++ convolution, see `kernels.native`
-            kernel = equation.invars[1].aval.shape
-            total += equation.outvars[0].aval.size * math.prod(kernel[:-1])
+            x, kernel = (variable.aval.shape for variable in equation.invars)
+            pools = equation.params["target_name"] == native.CONVOLVE_AND_POOL
+            outputs = (*x[:-1], kernel[-1]) if pools else equation.outvars[0].aval.shape
+            total += math.prod(outputs) * math.prod(kernel[:-1])
         elif equation.primitive.name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             outputs = equation.params["dimension_numbers"].rhs_spec[0]

@@ -22,10 +22,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxcifar.errors import InputError
-from jaxcifar.kernels import convolution
+from jaxcifar.kernels import convolution, pooled_convolution
 from jaxcifar.kernels.batch_norm import BatchNorm
 from jaxcifar.kernels.gelu import gelu
-from jaxcifar.kernels.max_pool import max_pool_2x2
 from jaxcifar.models.layers import check_images, uniform_fan_in
 from jaxcifar.models.registry import register
 
@@ -120,10 +119,11 @@ class SpeedrunBlock(nn.Module):
             use_bias=False,
             kernel_init=self.conv_init,
             dtype=self.dtype,
-            conv_general_dilated=convolution.for_backend(),
         )
-        x = max_pool_2x2(conv(name="conv1")(x))
+        # The convolution pools too.
+        x = conv(name="conv1", conv_general_dilated=pooled_convolution.conv_general_dilated)(x)
         x = gelu(self.norm(name="norm1")(x))
+        conv = partial(conv, conv_general_dilated=convolution.for_backend())
         y = self.norm(name="norm2")(conv(name="conv2")(x))
         if self.convs == 3:
             y = self.norm(name="norm3")(conv(name="conv3")(gelu(y))) + x

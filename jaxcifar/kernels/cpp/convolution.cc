@@ -20,6 +20,29 @@ Shape ShapeOf(Dimensions x, Dimensions kernel, Dimensions y, Window window) {
           window[0], window[1], window[2], window[3]};
 }
 
+// A 3x3 convolution of stride 1, padded so that it keeps the size.
+Shape Padded3x3(Dimensions x, Index out) {
+  return {x[0], x[1], x[2], x[3], 3, 3, x[1], x[2], out, 1, 1, 1, 1};
+}
+
+template <class T>
+Images<T> ImagesOf(ffi::AnyBuffer x) {
+  const Dimensions size = x.dimensions();
+  return {x.typed_data<T>(), size[1], size[2], size[3]};
+}
+
+template <class T>
+ImageTiles<T> TilesOf(ffi::Result<ffi::AnyBuffer> y) {
+  const Dimensions size = y->dimensions();
+  return {y->typed_data<T>(), size[1], size[2], size[3]};
+}
+
+template <class T>
+Unpooled<T> UnpooledOf(ffi::AnyBuffer dy, ffi::AnyBuffer corners) {
+  const Dimensions size = dy.dimensions();
+  return {dy.typed_data<T>(), corners.typed_data<uint8_t>(), size[1], size[2], size[3]};
+}
+
 // Calls compute(threads, T()) with T the arrays' element type, float or double.
 template <class Compute>
 ffi::Error Run(ffi::ThreadPool pool, ffi::AnyBuffer array, Compute compute) {
@@ -39,9 +62,11 @@ ffi::Error Convolve(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer kerne
   const Shape shape = ShapeOf(x.dimensions(), kernel.dimensions(), y->dimensions(), window);
   return Run(pool, x, [&](const Threads& threads, auto number) {
     using T = decltype(number);
-    const auto convolve =
-        ConvolvesFasterByPlanes(shape) ? ConvolveByPlanes<T> : ConvolveDirectly<T>;
-    convolve(threads, shape, x.typed_data<T>(), kernel.typed_data<T>(), y->typed_data<T>());
+    if (ConvolvesFasterByPlanes(shape))
+      ConvolveByPlanes(threads, shape, ImagesOf<T>(x), kernel.typed_data<T>(), TilesOf<T>(y));
+    else
+      ConvolveDirectly(threads, shape, x.typed_data<T>(), kernel.typed_data<T>(),
+                       y->typed_data<T>());
   });
 }
 
@@ -50,10 +75,48 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer
   const Shape shape = ShapeOf(x.dimensions(), gradient->dimensions(), dy.dimensions(), window);
   return Run(pool, x, [&](const Threads& threads, auto number) {
     using T = decltype(number);
-    const auto differentiate =
-        ConvolvesByPlanes(shape) ? KernelGradientByPlanes<T> : KernelGradientDirectly<T>;
-    differentiate(threads, shape, x.typed_data<T>(), dy.typed_data<T>(),
-                  gradient->typed_data<T>());
+    T* const to = gradient->typed_data<T>();
+    if (ConvolvesByPlanes(shape))
+      KernelGradientByPlanes(threads, shape, ImagesOf<T>(x), ImagesOf<T>(dy), to);
+    else
+      KernelGradientDirectly(threads, shape, x.typed_data<T>(), dy.typed_data<T>(), to);
+  });
+}
+
+// A 3x3 convolution that keeps the size, followed by 2x2 max-pooling. `corners` holds which corner
+// of each window was the largest.
+ffi::Error ConvolveAndPool(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer kernel,
+                           ffi::Result<ffi::AnyBuffer> y, ffi::Result<ffi::AnyBuffer> corners) {
+  const Shape shape = Padded3x3(x.dimensions(), kernel.dimensions()[3]);
+  return Run(pool, x, [&](const Threads& threads, auto number) {
+    using T = decltype(number);
+    const Dimensions size = y->dimensions();
+    const PooledTiles<T> tiles = {y->typed_data<T>(), corners->typed_data<uint8_t>(), size[1],
+                                  size[2], size[3]};
+    ConvolveByPlanes(threads, shape, ImagesOf<T>(x), kernel.typed_data<T>(), tiles);
+  });
+}
+
+// Its gradient with respect to x: the convolution of the unpooled dy with the mirrored kernel.
+ffi::Error UnpoolAndConvolve(ffi::ThreadPool pool, ffi::AnyBuffer dy, ffi::AnyBuffer corners,
+                             ffi::AnyBuffer mirrored, ffi::Result<ffi::AnyBuffer> dx) {
+  Shape shape = Padded3x3(dx->dimensions(), dx->dimensions()[3]);
+  shape.in = dy.dimensions()[3];
+  return Run(pool, dy, [&](const Threads& threads, auto number) {
+    using T = decltype(number);
+    ConvolveByPlanes(threads, shape, UnpooledOf<T>(dy, corners), mirrored.typed_data<T>(),
+                     TilesOf<T>(dx));
+  });
+}
+
+// Its gradient with respect to the kernel.
+ffi::Error UnpooledKernelGradient(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer dy,
+                                  ffi::AnyBuffer corners, ffi::Result<ffi::AnyBuffer> gradient) {
+  const Shape shape = Padded3x3(x.dimensions(), dy.dimensions()[3]);
+  return Run(pool, x, [&](const Threads& threads, auto number) {
+    using T = decltype(number);
+    KernelGradientByPlanes(threads, shape, ImagesOf<T>(x), UnpooledOf<T>(dy, corners),
+                           gradient->typed_data<T>());
   });
 }
 
@@ -78,10 +141,27 @@ auto Signature() {
       .Attr<Window>("window");
 }
 
+// Three arrays to a fourth.
+auto OneOfThree() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Arg<ffi::AnyBuffer>()
+      .Arg<ffi::AnyBuffer>()
+      .Arg<ffi::AnyBuffer>()
+      .Ret<ffi::AnyBuffer>();
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcifar_convolve, Convolve, Signature());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcifar_kernel_gradient, KernelGradient, Signature());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    jaxcifar_convolve_and_pool, ConvolveAndPool,
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>()
+        .Ret<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcifar_unpool_and_convolve, UnpoolAndConvolve, OneOfThree());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcifar_unpooled_kernel_gradient, UnpooledKernelGradient,
+                              OneOfThree());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     jaxcifar_channel_sums, Sum,
     ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>()

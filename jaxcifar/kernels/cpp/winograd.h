@@ -12,6 +12,7 @@
 
 #pragma once
 
+#include "images.h"
 #include "winograd_transforms.h"
 
 namespace jaxcifar {
@@ -70,36 +71,22 @@ struct Planes {
   }
 };
 
-// Pointers to the pixels of a square that may reach beyond the image, where they are null.
-template <class T, int kSize>
-struct Square {
-  Square(T* image, Index height, Index width, Index channels, Index top, Index left) {
-    for (Index row = 0; row < kSize; ++row)
-      for (Index column = 0; column < kSize; ++column) {
-        const Index h = top + row, w = left + column;
-        const bool inside = h >= 0 && h < height && w >= 0 && w < width;
-        pixels[row][column] = inside ? image + (h * width + w) * channels : nullptr;
-      }
-  }
-
-  T* pixels[kSize][kSize];
-};
-
-// Computes B^T d B for channels [first, first + channels) of tiles [begin, end).
-template <class T>
-void TransformPixels(const Shape& s, const T* x, Index begin, Index end, Index first,
-                     Index channels, const Planes<T>& planes) {
-  const Grid grid(s);
+// Transforms squares of channels [first, first + channels) for tiles [begin, end): B^T d B or
+// A dy A^T. A tile's square starts `above` and `left` of its first output.
+template <class Transform, class T, class Source>
+void TransformSquares(const Grid& grid, const Source& source, Index above, Index left, Index begin,
+                      Index end, Index first, Index channels, const Planes<T>& planes) {
+  constexpr int kSize = Transform::kFrom;
   for (Index tile = begin; tile < end; ++tile) {
     const Grid::Place place = grid.At(tile);
-    const Square<const T, kPatch> d(x + place.image * s.height * s.width * s.in, s.height, s.width,
-                                    s.in, place.top - s.above, place.left - s.left);
+    typename Source::Pixel square[kSize][kSize];
+    for (int row = 0; row < kSize; ++row)
+      for (int column = 0; column < kSize; ++column)
+        square[row][column] =
+            source.At(place.image, place.top - above + row, place.left - left + column);
     ForVectors<T>(channels, [&](Index c, auto count) {
-      TransformMatrix<PixelTransform, T>(
-          [&](int row, int column) {
-            const T* const pixel = d.pixels[row][column];
-            return pixel ? LoadSome(pixel + first + c, count) : Vector<T>{};
-          },
+      TransformMatrix<Transform, T>(
+          [&](int row, int column) { return source.Load(square[row][column], first + c, count); },
           [&](int row, int column, Vector<T> v) {
             StoreSome(v, planes.At(row, column, tile - begin) + c, count);
           });
@@ -107,44 +94,18 @@ void TransformPixels(const Shape& s, const T* x, Index begin, Index end, Index f
   }
 }
 
-// Computes A dy A^T for channels [first, first + channels) of tiles [begin, end).
-template <class T>
-void TransformOutputs(const Shape& s, const T* dy, Index begin, Index end, Index first,
-                      Index channels, const Planes<T>& planes) {
-  const Grid grid(s);
-  for (Index tile = begin; tile < end; ++tile) {
-    const Grid::Place place = grid.At(tile);
-    const Square<const T, kTile> y(dy + place.image * s.out_height * s.out_width * s.out,
-                                   s.out_height, s.out_width, s.out, place.top, place.left);
-    ForVectors<T>(channels, [&](Index c, auto count) {
-      TransformMatrix<OutputTransform, T>(
-          [&](int row, int column) {
-            const T* const pixel = y.pixels[row][column];
-            return pixel ? LoadSome(pixel + first + c, count) : Vector<T>{};
-          },
-          [&](int row, int column, Vector<T> e) {
-            StoreSome(e, planes.At(row, column, tile - begin) + c, count);
-          });
-    });
-  }
-}
-
 // Computes A^T m A, the outputs of tiles [begin, end) in channels [first, first + channels).
-template <class T>
-void TransformProducts(const Shape& s, const Planes<T>& products, Index begin, Index end,
-                       Index first, Index channels, T* y) {
-  const Grid grid(s);
+template <class T, class Tiles>
+void TransformProducts(const Grid& grid, const Planes<T>& products, Index begin, Index end,
+                       Index first, Index channels, const Tiles& outputs) {
   for (Index tile = begin; tile < end; ++tile) {
     const Grid::Place place = grid.At(tile);
-    const Square<T, kTile> outputs(y + place.image * s.out_height * s.out_width * s.out,
-                                   s.out_height, s.out_width, s.out, place.top, place.left);
     ForVectors<T>(channels, [&](Index c, auto count) {
+      Vector<T> y[kTile][kTile];
       TransformMatrix<ProductTransform, T>(
           [&](int row, int column) { return Load(products.At(row, column, tile - begin) + c); },
-          [&](int row, int column, Vector<T> output) {
-            T* const pixel = outputs.pixels[row][column];
-            if (pixel) StoreSome(output, pixel + first + c, count);
-          });
+          [&](int row, int column, Vector<T> output) { y[row][column] = output; });
+      outputs.Store(y, place.image, place.top, place.left, first + c, count);
     });
   }
 }
@@ -188,9 +149,12 @@ void TransformSums(const Shape& s, const Planes<T>& sums, Index begin, Index end
     });
 }
 
-template <class T>
-void ConvolveByPlanes(const Threads& threads, const Shape& s, const T* x, const T* kernel, T* y) {
-  const Index tiles = Grid(s).tiles;
+// Convolves a source of images, such as `Images`, into tiles, such as `ImageTiles`.
+template <class T, class Source, class Tiles>
+void ConvolveByPlanes(const Threads& threads, const Shape& s, const Source& x, const T* kernel,
+                      const Tiles& y) {
+  const Grid grid(s);
+  const Index tiles = grid.tiles;
   const Scratch<T> packed(kPlanes * PlaneDistance<T>(s.in) * WholeVectors<T>(s.out));
   const Index together = std::clamp<Index>(CeilDiv(tiles, kParts), 8, kTogether);
   const Index v_plane = PlaneDistance<T>(together * s.in);
@@ -200,7 +164,7 @@ void ConvolveByPlanes(const Threads& threads, const Shape& s, const T* x, const 
     const Index begin = part * together, end = std::min(begin + together, tiles);
     const Index count = end - begin;
     const Planes<T> v = {scratch + thread * size, v_plane, s.in};
-    TransformPixels(s, x, begin, end, 0, s.in, v);
+    TransformSquares<PixelTransform>(grid, x, s.above, s.left, begin, end, 0, s.in, v);
     const T* weights = packed + 0;
     ForGroups<T>(s.out, [&](Index first, auto vectors) {
       const Index lanes = vectors * kLanes<T>;
@@ -208,7 +172,7 @@ void ConvolveByPlanes(const Threads& threads, const Shape& s, const T* x, const 
       for (Index plane = 0; plane < kPlanes; ++plane, weights += PlaneDistance<T>(s.in * lanes))
         Compute<T, vectors>({1, 1, count, lanes, {m.data + plane * m.plane, 0, 0, lanes},
                              {v.data + plane * v.plane, 0, 0, s.in}, 0, 1, s.in, weights});
-      TransformProducts(s, m, begin, end, first, std::min(lanes, s.out - first), y);
+      TransformProducts(grid, m, begin, end, first, std::min(lanes, s.out - first), y);
     });
   };
   threads.ShareStages(
@@ -225,9 +189,10 @@ struct Slices {
 
 // Sets `sums`, [plane][in][lanes], to the products of the channels of x with those of dy, summed
 // over tiles [begin, end).
-template <class T>
-void SumProducts(const Shape& s, const T* x, const T* dy, Index begin, Index end,
+template <class T, class Source, class Gradients>
+void SumProducts(const Shape& s, const Source& x, const Gradients& dy, Index begin, Index end,
                  const Slices& c, Index together, T* scratch, const Planes<T>& sums) {
+  const Grid grid(s);
   for (Index plane = 0; plane < kPlanes; ++plane)
     for (Index in = 0; in < c.in; ++in) {
       T* const to = sums.data + plane * sums.plane + in * sums.tile;
@@ -236,12 +201,13 @@ void SumProducts(const Shape& s, const T* x, const T* dy, Index begin, Index end
   const Planes<T> v = {scratch, PlaneDistance<T>(together * c.in), c.in};
   for (; begin < end; begin += together) {
     const Index count = std::min(together, end - begin);
-    TransformPixels(s, x, begin, begin + count, c.first_in, c.in, v);
+    TransformSquares<PixelTransform>(grid, x, s.above, s.left, begin, begin + count, c.first_in,
+                                     c.in, v);
     ForGroups<T>(c.out, [&](Index first, auto vectors) {
       const Index lanes = vectors * kLanes<T>;
       const Planes<T> e = {v.data + kPlanes * v.plane, PlaneDistance<T>(count * lanes), lanes};
-      TransformOutputs(s, dy, begin, begin + count, c.first_out + first,
-                       std::min(lanes, c.out - first), e);
+      TransformSquares<OutputTransform>(grid, dy, 0, 0, begin, begin + count, c.first_out + first,
+                                        std::min(lanes, c.out - first), e);
       for (Index plane = 0; plane < kPlanes; ++plane)
         for (Index done = 0; done < c.in;) {
           T* rows[kSums];
@@ -256,9 +222,9 @@ void SumProducts(const Shape& s, const T* x, const T* dy, Index begin, Index end
 }
 
 // Computes the gradient with respect to the kernel: G^T [(A dy A^T) * (B^T d B)] G.
-template <class T>
-void KernelGradientByPlanes(const Threads& threads, const Shape& s, const T* x, const T* dy,
-                            T* gradient) {
+template <class T, class Source, class Gradients>
+void KernelGradientByPlanes(const Threads& threads, const Shape& s, const Source& x,
+                            const Gradients& dy, T* gradient) {
   // A part is a slice of the channels of x and one of dy, in a share of the tiles. The shares are
   // summed at the end; there are so many that their sums take no more memory than the transforms.
   const Index tiles = Grid(s).tiles, lanes = WholeVectors<T>(s.out);
