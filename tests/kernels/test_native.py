@@ -12,19 +12,28 @@ from jaxcifar.kernels import native
 from tests.helpers import REPOSITORY
 
 PROGRAM = """
-import hashlib, numpy as np
-from jaxcifar.kernels import batch_norm, convolution, native
+import hashlib, jax, numpy as np
+from jaxcifar.kernels import batch_norm, convolution, native, pooled_convolution
 print(native.compiler())
-x, kernel, dy = (np.random.RandomState(0).normal(size=size).astype("float32")
-                 for size in ((40, 9, 9, 48), (3, 3, 48, 20), (40, 9, 9, 20)))
-import jax
-y, pull = jax.vjp(
-    lambda *xs: convolution.conv_general_dilated(*xs, (1, 1), ((1, 1), (1, 1))), x, kernel)
-images = np.random.RandomState(1).normal(size=(64, 16, 16, 16)).astype("float32")
-statistics, pull_statistics = jax.vjp(lambda x: batch_norm.batch_statistics(x, None), images)
-arrays = (y, *pull(dy), *statistics, *pull_statistics(statistics))
-print([hashlib.sha256(np.asarray(array)).hexdigest() for array in arrays])
-print(round(float(abs(y).sum())))
+x, kernel, images = (np.random.RandomState(0).normal(size=size).astype("float32")
+                     for size in ((40, 9, 9, 48), (3, 3, 48, 20), (64, 16, 16, 16)))
+window = (1, 1), ((1, 1), (1, 1))
+options = {"dimension_numbers": convolution.DIMENSIONS}
+def conv(x, kernel):
+    return convolution.conv_general_dilated(x, kernel, *window, **options)
+def pooled(x, kernel):
+    return pooled_convolution.conv_general_dilated(x, kernel, *window, **options)
+def statistics(x):
+    return batch_norm.batch_statistics(x, None)
+found = []
+for function, *arguments in (
+    (conv, x, kernel), (conv, x[:5], kernel), (conv, images, kernel[:, :, :16]),
+    (pooled, images, kernel[:, :, :16]), (statistics, images),
+):
+    result, pull = jax.vjp(function, *arguments)
+    found += jax.tree.leaves((result, pull(result)))
+print([hashlib.sha256(np.asarray(array)).hexdigest() for array in found])
+print(round(float(sum(abs(array).sum() for array in found[:1]))))
 """
 
 

@@ -82,8 +82,8 @@ struct Unpooled {
   Index height, width, channels;
 };
 
-// Writes the maximum of each 2x2 window, [N, height, width, channels], and its corner, the first one
-// from 0 to 3, row by row. NaN counts as a maximum.
+// Writes the maximum of each 2x2 window, [N, height, width, channels], and its corner: 0 to 3, row
+// by row, the first of several. NaN counts as a maximum.
 template <class T>
 struct PooledTiles {
   template <class Count, int kSize>

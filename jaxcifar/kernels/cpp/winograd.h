@@ -23,13 +23,13 @@ constexpr int kPlanes = kPatch * kPatch;
 constexpr Index kFewestChannels = 16;
 
 // Transforming the taps takes as long as the products of this many tiles.
-constexpr Index kTilesPerTransform = 128;
+constexpr Index kTilesPerTransform = 16;
 
-// Tiles that are convolved together.
+// With so few tiles, the pixels' transforms rather than the taps' are made once for all threads.
+constexpr Index kFewTiles = 128;
+
+// Otherwise, tiles that are convolved together.
 constexpr Index kTogether = 32;
-
-// Channels of x and of dy whose products are added up together.
-constexpr Index kSlice = 128;
 
 // The tiles of a batch, those of the first image first.
 struct Grid {
@@ -117,81 +117,118 @@ Index PlaneDistance(Index size) {
   return size + 64 / sizeof(T);
 }
 
-// Computes G g G^T for input channels [begin, end), as [group][plane][in][lanes].
+// Computes G g G^T for a group of output channels and input channels [begin, end), as
+// [plane][in][lanes].
 template <class T>
-void TransformTaps(const Shape& s, const T* kernel, Index begin, Index end, T* packed) {
-  ForGroups<T>(s.out, [&](Index first, auto vectors) {
-    const Index lanes = vectors * kLanes<T>, plane = PlaneDistance<T>(s.in * lanes);
-    for (Index in = begin; in < end; ++in)
-      ForVectors<T>(std::min(lanes, s.out - first), [&](Index c, auto count) {
-        const T* const taps = kernel + in * s.out + first + c;
-        const Planes<T> to = {packed + in * lanes + c, plane, 0};
-        TransformMatrix<TapTransform, T>(
-            [&](int row, int column) {
-              return LoadSome(taps + (row * 3 + column) * s.in * s.out, count);
-            },
-            [&](int row, int column, Vector<T> u) { StoreSome(u, to.At(row, column, 0), count); });
-      });
-    packed += kPlanes * plane;
+void TransformTaps(const Shape& s, const T* kernel, Index begin, Index end, Index first,
+                   Index lanes, T* packed) {
+  const Index plane = PlaneDistance<T>(s.in * lanes);
+  for (Index in = begin; in < end; ++in)
+    ForVectors<T>(std::min(lanes, s.out - first), [&](Index c, auto count) {
+      const T* const taps = kernel + in * s.out + first + c;
+      const Planes<T> to = {packed + in * lanes + c, plane, 0};
+      TransformMatrix<TapTransform, T>(
+          [&](int row, int column) {
+            return LoadSome(taps + (row * 3 + column) * s.in * s.out, count);
+          },
+          [&](int row, int column, Vector<T> u) { StoreSome(u, to.At(row, column, 0), count); });
+    });
+}
+
+// Computes a group of output channels of tiles [begin, end) from their pixels' transforms v and the
+// group's taps' transforms. `products` has room for the group's planes.
+template <class T, int kVectors, class Tiles>
+void ConvolveGroup(const Shape& s, const Planes<T>& v, Index begin, Index end, Index first,
+                   const T* packed, T* products, const Tiles& y) {
+  constexpr Index kWidth = kVectors * kLanes<T>;
+  const Index count = end - begin, weights = PlaneDistance<T>(s.in * kWidth);
+  const Planes<T> m = {products, PlaneDistance<T>(count * kWidth), kWidth};
+  for (Index plane = 0; plane < kPlanes; ++plane)
+    Compute<T, kVectors>({1, 1, count, kWidth, {m.data + plane * m.plane, 0, 0, kWidth},
+                          {v.data + plane * v.plane, 0, 0, v.tile}, 0, 1, s.in,
+                          packed + plane * weights});
+  TransformProducts(Grid(s), m, begin, end, first, std::min(kWidth, s.out - first), y);
+}
+
+// Each part is a group of output channels of all tiles.
+template <class T, class Source, class Tiles>
+void ConvolveFewTiles(const Threads& threads, const Shape& s, const Source& x, const T* kernel,
+                      const Tiles& y) {
+  const Grid grid(s);
+  const Index tiles = grid.tiles, most_lanes = 3 * kLanes<T>;
+  const Index v_plane = PlaneDistance<T>(tiles * s.in);
+  const Index u_plane = PlaneDistance<T>(s.in * most_lanes);
+  const Index size = kPlanes * (u_plane + PlaneDistance<T>(tiles * most_lanes));
+  const Scratch<T> pixels(kPlanes * v_plane), scratch(threads.count() * size);
+  const Planes<T> v = {pixels + 0, v_plane, s.in};
+  Index groups = 0;
+  ForGroups<T>(s.out, [&](Index, auto) { ++groups; });
+  threads.ShareStages({tiles, groups}, [&](Index stage, Index part, Index thread) {
+    if (stage == 0) {
+      const Planes<T> to = {v.data + part * v.tile, v.plane, v.tile};
+      TransformSquares<PixelTransform>(grid, x, s.above, s.left, part, part + 1, 0, s.in, to);
+      return;
+    }
+    T* const packed = scratch + thread * size;
+    Index group = 0;
+    ForGroups<T>(s.out, [&](Index first, auto vectors) {
+      if (group++ != part) return;
+      TransformTaps(s, kernel, 0, s.in, first, vectors * kLanes<T>, packed);
+      ConvolveGroup<T, vectors>(s, v, 0, tiles, first, packed, packed + kPlanes * u_plane, y);
+    });
   });
 }
 
-// Computes G^T u G, the kernel's gradient, for input channels [begin, end).
-template <class T>
-void TransformSums(const Shape& s, const Planes<T>& sums, Index begin, Index end, T* gradient) {
-  for (Index in = begin; in < end; ++in)
-    ForVectors<T>(s.out, [&](Index c, auto count) {
-      TransformMatrix<SumTransform, T>(
-          [&](int row, int column) { return LoadSome(sums.At(row, column, in) + c, count); },
-          [&](int row, int column, Vector<T> g) {
-            StoreSome(g, gradient + ((row * 3 + column) * s.in + in) * s.out + c, count);
-          });
+// Each part is some tiles, in all output channels.
+template <class T, class Source, class Tiles>
+void ConvolveManyTiles(const Threads& threads, const Shape& s, const Source& x, const T* kernel,
+                       const Tiles& y) {
+  const Grid grid(s);
+  const Index tiles = grid.tiles, together = kTogether;
+  const Scratch<T> packed(kPlanes * PlaneDistance<T>(s.in) * WholeVectors<T>(s.out));
+  const Index v_plane = PlaneDistance<T>(together * s.in);
+  const Index size = kPlanes * (v_plane + PlaneDistance<T>(together * 3 * kLanes<T>));
+  const Scratch<T> scratch(threads.count() * size);
+  const Index parts = CeilDiv(tiles, together);
+  threads.ShareStages({kParts, parts}, [&](Index stage, Index part, Index thread) {
+    T* weights = packed + 0;
+    if (stage == 0) {
+      ForGroups<T>(s.out, [&](Index first, auto vectors) {
+        const Index lanes = vectors * kLanes<T>;
+        TransformTaps(s, kernel, s.in * part / kParts, s.in * (part + 1) / kParts, first, lanes,
+                      weights);
+        weights += kPlanes * PlaneDistance<T>(s.in * lanes);
+      });
+      return;
+    }
+    const Index begin = part * together, end = std::min(begin + together, tiles);
+    const Planes<T> v = {scratch + thread * size, v_plane, s.in};
+    TransformSquares<PixelTransform>(grid, x, s.above, s.left, begin, end, 0, s.in, v);
+    ForGroups<T>(s.out, [&](Index first, auto vectors) {
+      ConvolveGroup<T, vectors>(s, v, begin, end, first, weights, v.data + kPlanes * v_plane, y);
+      weights += kPlanes * PlaneDistance<T>(s.in * vectors * kLanes<T>);
     });
+  });
 }
 
 // Convolves a source of images, such as `Images`, into tiles, such as `ImageTiles`.
 template <class T, class Source, class Tiles>
 void ConvolveByPlanes(const Threads& threads, const Shape& s, const Source& x, const T* kernel,
                       const Tiles& y) {
-  const Grid grid(s);
-  const Index tiles = grid.tiles;
-  const Scratch<T> packed(kPlanes * PlaneDistance<T>(s.in) * WholeVectors<T>(s.out));
-  const Index together = std::clamp<Index>(CeilDiv(tiles, kParts), 8, kTogether);
-  const Index v_plane = PlaneDistance<T>(together * s.in);
-  const Index size = kPlanes * (v_plane + PlaneDistance<T>(together * 3 * kLanes<T>));
-  const Scratch<T> scratch(threads.count() * size);
-  const auto convolve = [=, &packed, &scratch](Index part, Index thread) {
-    const Index begin = part * together, end = std::min(begin + together, tiles);
-    const Index count = end - begin;
-    const Planes<T> v = {scratch + thread * size, v_plane, s.in};
-    TransformSquares<PixelTransform>(grid, x, s.above, s.left, begin, end, 0, s.in, v);
-    const T* weights = packed + 0;
-    ForGroups<T>(s.out, [&](Index first, auto vectors) {
-      const Index lanes = vectors * kLanes<T>;
-      const Planes<T> m = {v.data + kPlanes * v_plane, PlaneDistance<T>(count * lanes), lanes};
-      for (Index plane = 0; plane < kPlanes; ++plane, weights += PlaneDistance<T>(s.in * lanes))
-        Compute<T, vectors>({1, 1, count, lanes, {m.data + plane * m.plane, 0, 0, lanes},
-                             {v.data + plane * v.plane, 0, 0, s.in}, 0, 1, s.in, weights});
-      TransformProducts(grid, m, begin, end, first, std::min(lanes, s.out - first), y);
-    });
-  };
-  threads.ShareStages(
-      {kParts, CeilDiv(tiles, together)}, [&](Index stage, Index part, Index thread) {
-        if (stage == 1) return convolve(part, thread);
-        TransformTaps(s, kernel, s.in * part / kParts, s.in * (part + 1) / kParts, packed + 0);
-      });
+  if (Grid(s).tiles <= kFewTiles) ConvolveFewTiles(threads, s, x, kernel, y);
+  else ConvolveManyTiles(threads, s, x, kernel, y);
 }
 
-// A slice of the channels of x, and one of the channels of dy.
-struct Slices {
+// Some channels of x, and some of dy.
+struct Slice {
   Index first_in, in, first_out, out;
 };
 
-// Sets `sums`, [plane][in][lanes], to the products of the channels of x with those of dy, summed
-// over tiles [begin, end).
+// Sets `sums`, [plane][in][lanes], to the products of a slice's channels of x and dy, summed over
+// tiles [begin, end), of which `together` are transformed at a time.
 template <class T, class Source, class Gradients>
 void SumProducts(const Shape& s, const Source& x, const Gradients& dy, Index begin, Index end,
-                 const Slices& c, Index together, T* scratch, const Planes<T>& sums) {
+                 const Slice& c, Index together, T* scratch, const Planes<T>& sums) {
   const Grid grid(s);
   for (Index plane = 0; plane < kPlanes; ++plane)
     for (Index in = 0; in < c.in; ++in) {
@@ -221,49 +258,71 @@ void SumProducts(const Shape& s, const Source& x, const Gradients& dy, Index beg
   }
 }
 
+// Computes G^T u G, the kernel's gradient, for a slice.
+template <class T>
+void TransformSums(const Shape& s, const Planes<T>& sums, const Slice& c, T* gradient) {
+  for (Index in = 0; in < c.in; ++in)
+    ForVectors<T>(c.out, [&](Index out, auto count) {
+      T* const to = gradient + (c.first_in + in) * s.out + c.first_out + out;
+      TransformMatrix<SumTransform, T>(
+          [&](int row, int column) { return LoadSome(sums.At(row, column, in) + out, count); },
+          [&](int row, int column, Vector<T> g) {
+            StoreSome(g, to + (row * 3 + column) * s.in * s.out, count);
+          });
+    });
+}
+
 // Computes the gradient with respect to the kernel: G^T [(A dy A^T) * (B^T d B)] G.
 template <class T, class Source, class Gradients>
 void KernelGradientByPlanes(const Threads& threads, const Shape& s, const Source& x,
                             const Gradients& dy, T* gradient) {
-  // A part is a slice of the channels of x and one of dy, in a share of the tiles. The shares are
-  // summed at the end; there are so many that their sums take no more memory than the transforms.
-  const Index tiles = Grid(s).tiles, lanes = WholeVectors<T>(s.out);
-  const Index in_slices = CeilDiv(s.in, kSlice), slices = in_slices * CeilDiv(s.out, kSlice);
-  const Index shares = std::clamp<Index>(tiles * (s.in + s.out) / (s.in * s.out), 1, kParts);
-  const Index plane = PlaneDistance<T>(s.in * lanes);
-  const Scratch<T> sums(shares * kPlanes * plane);
-  const auto sums_of = [=, &sums](Index share) -> Planes<T> {
-    return {sums + share * kPlanes * plane, plane, lanes};
-  };
-  const Index most_in = std::min(s.in, kSlice), most_out = std::min(lanes, kSlice);
-  const Index tile = kPlanes * (most_in + most_out);
+  // A part is a slice of the channels in a share of the tiles. The shares are summed at the end;
+  // there are so few that their sums take a quarter of the memory of all transforms. One share
+  // needs no memory for all sums.
+  const Index tiles = Grid(s).tiles;
+  const Index shares = std::clamp<Index>(tiles * (s.in + s.out) / (4 * s.in * s.out), 1, kParts);
+  const auto slices_of = [&](Index size) { return CeilDiv(s.in, size) * CeilDiv(s.out, size); };
+  const Index most = shares * slices_of(128) < kParts ? 64 : 128;
+  const Index in_slices = CeilDiv(s.in, most), slices = slices_of(most);
+  const Index in = std::min(s.in, most), lanes = std::min(WholeVectors<T>(s.out), most);
+  const Index tile = kPlanes * (in + lanes), group = std::min<Index>(lanes, 3 * kLanes<T>);
   const Index together = std::max<Index>(8, 2 * kCacheBytes / sizeof(T) / tile);
-  const Index size = kPlanes * (PlaneDistance<T>(together * most_in) +
-                                PlaneDistance<T>(together * std::min<Index>(lanes, 3 * kLanes<T>)));
-  const Scratch<T> scratch(threads.count() * size);
-  const auto sum_products = [=, &scratch](Index part, Index thread) {
-    const Index share = part / slices, slice = part % slices;
-    const Index first_in = slice % in_slices * kSlice, first_out = slice / in_slices * kSlice;
-    const Slices channels = {first_in, std::min(kSlice, s.in - first_in),
-                             first_out, std::min(kSlice, s.out - first_out)};
-    Planes<T> to = sums_of(share);
-    to.data += first_in * lanes + first_out;
-    SumProducts(s, x, dy, tiles * share / shares, tiles * (share + 1) / shares, channels, together,
-                scratch + thread * size, to);
+  const Index transforms =
+      kPlanes * (PlaneDistance<T>(together * in) + PlaneDistance<T>(together * group));
+  const Index plane = PlaneDistance<T>(in * lanes), sums = kPlanes * plane;
+  const Scratch<T> scratch(threads.count() * transforms);
+  const Scratch<T> all_sums((shares > 1 ? shares * slices : threads.count()) * sums);
+  const auto slice_of = [=](Index slice) -> Slice {
+    const Index first = slice % in_slices * most, first_out = slice / in_slices * most;
+    return {first, std::min(most, s.in - first), first_out, std::min(most, s.out - first_out)};
   };
-  const auto transform_sums = [=](Index begin, Index end) {
-    const Planes<T> total = sums_of(0);
+  const auto sum_products = [=, &scratch, &all_sums](Index part, Index thread) {
+    const Index share = part / slices;
+    const Slice slice = slice_of(part % slices);
+    const Planes<T> to = {all_sums + (shares > 1 ? part : thread) * sums, plane, lanes};
+    SumProducts(s, x, dy, tiles * share / shares, tiles * (share + 1) / shares, slice, together,
+                scratch + thread * transforms, to);
+    if (shares == 1) TransformSums(s, to, slice, gradient);
+  };
+  const auto add_shares = [=, &all_sums](Index part) {
+    const Index slice = part / kParts, begin = in * (part % kParts) / kParts;
+    const Index end = in * (part % kParts + 1) / kParts;
+    T* const total = all_sums + slice * sums;
     for (Index share = 1; share < shares; ++share)
       for (Index i = 0; i < kPlanes; ++i) {
-        T* const to = total.data + i * plane;
-        const T* const from = sums_of(share).data + i * plane;
+        T* const to = total + i * plane;
+        const T* const from = to + share * slices * sums;
         INDEPENDENT for (Index at = begin * lanes; at < end * lanes; ++at) to[at] += from[at];
       }
-    TransformSums(s, total, begin, end, gradient);
+    Slice some = slice_of(slice);
+    some.in = std::clamp<Index>(some.in - begin, 0, end - begin);
+    some.first_in += begin;
+    TransformSums<T>(s, {total + begin * lanes, plane, lanes}, some, gradient);
   };
-  threads.ShareStages({shares * slices, kParts}, [&](Index stage, Index part, Index thread) {
+  const Index parts = shares * slices, more_parts = shares > 1 ? slices * kParts : 0;
+  threads.ShareStages({parts, more_parts}, [&](Index stage, Index part, Index thread) {
     if (stage == 0) sum_products(part, thread);
-    else transform_sums(s.in * part / kParts, s.in * (part + 1) / kParts);
+    else add_shares(part);
   });
 }
 
