@@ -15,5 +15,5 @@ from jaxcifar.config.recipes import jordan2024
 
 def get_config(argument: str = "") -> ConfigDict:
     """Returns the recipe, or the variant that the argument names."""
-    config = jordan2024("speedrun95", epochs=15.0, rate=10.0, weight_decay=0.0153)
+    config = jordan2024("speedrun95", epochs=15.0, rate=10.0)
     return with_variant(config, argument)

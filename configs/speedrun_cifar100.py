@@ -14,6 +14,6 @@ from jaxcifar.config.recipes import jordan2024
 
 def get_config(argument: str = "") -> ConfigDict:
     """Returns the recipe, or the variant that the argument names."""
-    config = jordan2024("speedrun95", epochs=30.0, rate=10.0, weight_decay=0.0153)
+    config = jordan2024("speedrun95", epochs=30.0, rate=10.0)
     config.dataset.name = "cifar100"
     return with_variant(config, argument)

@@ -26,7 +26,7 @@ def he2015(depth: int) -> ConfigDict:
     return config
 
 
-def jordan2024(model: str, epochs: float, rate: float, weight_decay: float) -> ConfigDict:
+def jordan2024(model: str, epochs: float, rate: float, weight_decay: float = 0.0153) -> ConfigDict:
     """Returns the recipe of Jordan 2024, sections 3 and 5, for a speedrun network on CIFAR-10.
 
     Args:
@@ -39,13 +39,7 @@ def jordan2024(model: str, epochs: float, rate: float, weight_decay: float) -> C
     momentum, batch_size, bias_factor = 0.85, 1024, 64.0
     units = 1 + 1 / (1 - momentum)
     peak, shrinkage = rate / units, weight_decay / units
-    config = default()
-    config.dataset.name = "cifar10"
-    config.augment.crop_padding = 2
-    config.augment.crop_padding_mode = "reflect"
-    config.augment.horizontal_flip = True
-    config.augment.alternating_flip = True
-    config.model.name = model
+    config = _speedrun(model, epochs, batch_size)
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate = peak
     config.optimizer.momentum = momentum
@@ -63,6 +57,49 @@ def jordan2024(model: str, epochs: float, rate: float, weight_decay: float) -> C
     config.schedule.initial_learning_rate = 0.2 * peak
     config.schedule.final_learning_rate = 0.07 * peak
     config.schedule.rise_fraction = 0.23
+    return config
+
+
+def muon94() -> ConfigDict:
+    """Returns the recipe for 94 % on CIFAR-10 with Muon.
+
+    It is that of the public record airbench94_muon (KellerJordan/cifar10-airbench), one epoch
+    longer.
+    """
+    batch_size, kernel_rate = 2000, 0.24
+    # The record's rates are for a loss summed over the batch, where here it is averaged, and that
+    # of the head for one whose outputs are divided by 256 instead of 9.
+    bias_rate = 0.053 * batch_size
+    head_rate = 0.67 * batch_size * (9 / 256) ** 2
+    # Share by which weight decay shrinks biases and head in a step at the peak rate.
+    shrinkage = 2e-6 * batch_size
+    config = _speedrun("speedrun94", 9.0, batch_size)
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = kernel_rate
+    config.optimizer.muon_momentum = 0.6
+    config.optimizer.muon_iterations = 3
+    config.optimizer.muon_normalize = True
+    config.optimizer.momentum = 0.85
+    config.optimizer.nesterov = True
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.groups = (
+        ("whitening/bias", bias_rate / kernel_rate, shrinkage / bias_rate, 3.0),
+        ("norm./bias", bias_rate / kernel_rate, shrinkage / bias_rate, 0.0),
+        ("head/kernel", head_rate / kernel_rate, shrinkage / head_rate, 0.0),
+    )
+    config.schedule.name = "linear"
+    return config
+
+
+def _speedrun(model: str, epochs: float, batch_size: int) -> ConfigDict:
+    """What the speedrun recipes have in common: all but the optimizer and its schedule."""
+    config = default()
+    config.dataset.name = "cifar10"
+    config.augment.crop_padding = 2
+    config.augment.crop_padding_mode = "reflect"
+    config.augment.horizontal_flip = True
+    config.augment.alternating_flip = True
+    config.model.name = model
     config.train.num_epochs = epochs
     config.train.batch_size = batch_size
     config.train.label_smoothing = 0.2
