@@ -50,7 +50,7 @@ _DEFAULTS = {
         "resnet18@512 densenet121@256 densenet_bc_100_12@64 densenet_bc_100_12@256",
         "bfloat16 float32",
     ),
-    "cpu": ("resnet20@128 resnet18@32 densenet_bc_100_12@64", "float32"),
+    "cpu": ("speedrun94@512 resnet20@128 resnet18@32 densenet_bc_100_12@64", "float32"),
 }
 
 
