@@ -203,7 +203,7 @@ def test_the_command_line_and_what_the_backend_fills_in(benchmark):
     assert (args.precisions, args.steps_per_call) == (["bfloat16", "float32"], 100)
     args = benchmark.parse([])
     benchmark.resolve(args, "cpu")
-    assert args.models[1] == ("resnet18", 32) and args.precisions == ["float32"]
+    assert args.models[2] == ("resnet18", 32) and args.precisions == ["float32"]
 
 
 def test_the_pytorch_benchmark_reports_its_rates(benchmark, tmp_path):
