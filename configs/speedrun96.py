@@ -4,8 +4,9 @@
     python -m jaxcifar.main --config configs/speedrun96.py:smoke
 
 Expected: 96.00 % test accuracy with the test-time views, the mean of 200 runs of the public record
-that this recipe follows (airbench96_faster of KellerJordan/cifar10-airbench). Not yet trained to
-completion here.
+that this recipe follows (airbench96_faster of KellerJordan/cifar10-airbench).
+
+Measured: not yet.
 
 The network is that of Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds", section 5. A small network
 picks 512 of each 1,024 images, see `jaxcifar.selection`.
