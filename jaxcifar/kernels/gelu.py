@@ -16,16 +16,14 @@ def gelu(x: jax.Array) -> jax.Array:
 
     The backward pass needs x alone.
     """
-    return x * _distribution(x)
+    return x * (0.5 + 0.5 * lax.erf(x * math.sqrt(0.5)))
 
 
 def _backward(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
     density = jnp.exp(-jnp.square(x) / 2) / math.sqrt(2 * math.pi)
-    return (dy * (_distribution(x) + x * density),)
+    # The mirrored form keeps XLA from storing the forward pass's erf in an array of its own.
+    distribution = 0.5 - 0.5 * lax.erf(x * -math.sqrt(0.5))
+    return (dy * (distribution + x * density),)
 
 
 gelu.defvjp(lambda x: (gelu(x), x), _backward)
-
-
-def _distribution(x: jax.Array) -> jax.Array:
-    return 0.5 + 0.5 * lax.erf(x * math.sqrt(0.5))
