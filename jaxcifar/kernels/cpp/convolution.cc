@@ -4,7 +4,7 @@
 
 #include "direct.h"
 #include "sums.h"
-#include "winograd.h"
+#include "winograd_gradient.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace {
