@@ -1,9 +1,9 @@
 """Picks the examples of each batch that are worth training on, with a small network.
 
 The small network trains alongside the large one, on whole batches; the large one trains on the
-examples whose loss in the small one is greatest: Jiang et al. 2019, "Accelerating Deep Learning by Focusing on the
-Biggest Losers"; Coleman et al. 2020, "Selection via Proxy". As the small one costs little, a step
-takes hardly longer than one on the examples that are kept.
+examples whose loss in the small one is greatest: Jiang et al. 2019, "Accelerating Deep Learning by
+Focusing on the Biggest Losers"; Coleman et al. 2020, "Selection via Proxy". As the small one costs
+little, a step takes hardly longer than one on the examples that are kept.
 """
 
 import dataclasses

@@ -306,8 +306,8 @@ FIELDS: dict[str, Field] = {
         "decay of a moving average of the weights, which is evaluated as well; 0: off", _BELOW_ONE,
         IDENTITY),
     "train.selector": Field("none",
-        "name of a small network that trains alongside and picks the examples of each batch to train "
-        "on, those with its greatest losses; none: all",
+        "name of a small network that trains alongside and picks the examples of each batch to "
+        "train on, those with its greatest losses; none: all",
         NAME, IDENTITY),
     "train.selector_keep": Field(0.5, "share of each batch that is picked", _OPEN_FRACTION,
         IDENTITY, differs("train.selector", "none")),
