@@ -121,7 +121,7 @@ def test_a_recipe_without_variants_runs_once_per_seed(recipe, commands):
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("form", ["", ":smoke"])
 def test_the_sweeps_in_configs_are_valid_and_name_their_command(path, form, commands):
-    assert len(commands(f"{path}{form}")) >= 9
+    assert len(commands(f"{path}{form}")) >= 5
     line = rf"(jaxcifar sweep|python -m jaxcifar.tools.sweep) --config configs/{path.name}"
     assert re.search(line, path.read_text())
 
