@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from jaxcifar import models
 from jaxcifar.augment.basic import normalize
-from jaxcifar.augment.pipeline import create_augment
+from jaxcifar.augment.pipeline import Augment, create_augment
 from jaxcifar.config import Durations
 from jaxcifar.data.split import Batch, DatasetInfo
 from jaxcifar.devices import AXIS
@@ -102,13 +102,7 @@ def create_program(
             model=model,
             optimizer=optimizer,
             learning_rate=learning_rate,
-            augment=create_augment(
-                config.augment,
-                mean=info.mean,
-                std=info.std,
-                num_classes=info.num_classes,
-                label_smoothing=train.label_smoothing,
-            ),
+            augment=_augment(config, info),
             seed=train.seed,
             axis_name=AXIS,
             accumulation_steps=train.accumulation_steps,
@@ -130,6 +124,16 @@ def create_program(
     )
 
 
+def _augment(config: ConfigDict, info: DatasetInfo) -> Augment:
+    return create_augment(
+        config.augment,
+        mean=info.mean,
+        std=info.std,
+        num_classes=info.num_classes,
+        label_smoothing=config.train.label_smoothing,
+    )
+
+
 def _examples(
     model: nn.Module,
     train_images: np.ndarray | None,
@@ -145,13 +149,18 @@ def _examples(
 def _selector(
     config: ConfigDict, info: DatasetInfo, optimizer: optax.GradientTransformationExtraArgs
 ) -> Selector | None:
-    """The network that picks the examples of each batch that are trained on, or None."""
+    """The small network that picks which examples to train on; None if all are."""
     train = config.train
     if train.selector == "none":
         return None
-    # Its loss is not scaled, so that its gradients need more range than float16 has.
+    # Its loss is not scaled, so its gradients need more range than float16 has.
     dtype = jnp.float32 if train.precision == "float16" else jnp.dtype(train.precision)
-    model = models.create(train.selector, num_classes=info.num_classes, dtype=dtype, axis_name=AXIS)
+    model = models.create(
+        train.selector,
+        num_classes=info.num_classes,
+        dtype=dtype,
+        axis_name=AXIS if config.model.sync_batch_norm else None,
+    )
     return Selector(model, optimizer, train.selector_keep, AXIS)
 
 

@@ -109,12 +109,13 @@ class TrainStep:
           layers: `statistics` (see `layer_statistics`) and `gradients`, if requested.
         """
         examples, dropout_key = self._augmented(state.step, batch)
-        examples, state = self._selected(state, examples, dropout_key)
+        examples, selector = self._selected(state, examples, dropout_key)
         grads, batch_stats, sums = self._gradients(state, examples, dropout_key)
         if "replaced" in batch:
             replaced = jnp.sum(batch["replaced"], dtype=jnp.float32)
             sums["skipped"] += lax.psum(replaced, self.axis_name)
         new, updates = self._updated(state, grads, batch_stats)
+        new = new.replace(selector=selector)
         new, checks = self._without_nonfinite(state, new, grads, sums["loss"])
         sums |= checks
         layers = {}
@@ -137,18 +138,17 @@ class TrainStep:
 
     def _selected(
         self, state: TrainState, examples: Batch, dropout_key: jax.Array
-    ) -> tuple[Batch, TrainState]:
-        """The examples that are trained on, and the state with the selector's update."""
+    ) -> tuple[Batch, SelectorState | None]:
+        """The examples that are trained on, and the selector's state after its update."""
         if self.selector is None:
-            return examples, state
-        examples, selector = self.selector(
+            return examples, None
+        return self.selector(
             state.selector,
             examples,
             learning_rate=self.learning_rate(state.step),
             step=state.step,
             key=dropout_key,
         )
-        return examples, state.replace(selector=selector)
 
     def _gradients(
         self, state: TrainState, examples: Batch, dropout_key: jax.Array

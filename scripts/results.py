@@ -94,30 +94,32 @@ def main() -> None:
 
 
 def add(workdir: Path, row: str) -> None:
-    """Evaluates a finished run and keeps it in results/; raises a ValueError if it does not fit."""
+    """Evaluates a finished run and keeps it in results/, in place of an earlier one of its seed."""
     from jaxcifar.resilience import manifest
 
     run = manifest.read(workdir)
     if "end" not in run:
-        raise ValueError(f"{workdir}: the run has not finished")
+        sys.exit(f"error: {workdir}: the run has not finished")
     config = manifest.saved_config(run)
+    labels, predicted = _predictions(config, workdir)
+    accuracy = float(np.mean(labels == predicted))
+    recorded = run["end"]["metrics"]["test"]["accuracy"]
+    if accuracy != recorded:
+        sys.exit(f"error: {workdir}: an evaluation gives {accuracy}, the manifest says {recorded}")
+    files = {
+        "manifest.json": (json.dumps(_without_places(run, row), indent=1) + "\n").encode(),
+        "metrics.csv": (workdir / "metrics.csv").read_bytes(),
+        "predictions.bin": predicted.tobytes(),
+    }
+    if config.eval.test_time_flip or config.eval.test_time_shift:
+        config.eval.update(_ONE_VIEW)
+        files["predictions_one_view.bin"] = _predictions(config, workdir)[1].tobytes()
     out = RESULTS / row / str(run["seed"])
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    labels, predicted = _predictions(config, workdir)
-    if (accuracy := float(np.mean(labels == predicted))) != run["end"]["metrics"]["test"][
-        "accuracy"
-    ]:
-        raise ValueError(
-            f"{workdir}: an evaluation gives {accuracy}, the manifest another accuracy"
-        )
-    _labels_path(config.dataset.name).write_bytes(labels.tobytes())
-    (out / "predictions.bin").write_bytes(predicted.tobytes())
-    if config.eval.test_time_flip or config.eval.test_time_shift:
-        config.eval.update(_ONE_VIEW)
-        (out / "predictions_one_view.bin").write_bytes(_predictions(config, workdir)[1].tobytes())
-    shutil.copy(workdir / "metrics.csv", out)
-    (out / "manifest.json").write_text(json.dumps(_without_places(run, row), indent=1) + "\n")
+    for name, content in files.items():
+        (out / name).write_bytes(content)
+    labels_path(config.dataset.name).write_bytes(labels.tobytes())
     print(f"{out.relative_to(ROOT)}: {accuracy:.2%}")
 
 
@@ -125,8 +127,7 @@ def _predictions(config: Any, workdir: Path) -> tuple[np.ndarray, np.ndarray]:
     """Labels and predicted classes of the test images, uint8 [N]."""
     from jaxcifar.evaluate import evaluate_run
 
-    with config.unlocked():
-        config.eval.predictions = True
+    config.eval.predictions = True
     evaluate_run(config, workdir)
     with np.load(workdir / "predictions.npz") as arrays:
         predicted = arrays["test_logits"].argmax(axis=1)
@@ -149,14 +150,14 @@ def command(row: str, seed: int | str) -> str:
     return f"python -m jaxcifar.main --config configs/{ROWS[row].config}{flags}"
 
 
-def _labels_path(dataset: str) -> Path:
+def labels_path(dataset: str) -> Path:
     return RESULTS / f"{dataset}_test_labels.bin"
 
 
 def read(directory: Path) -> Run:
     """Returns the figures of a run from its directory in results/."""
     run = json.loads((directory / "manifest.json").read_text())
-    labels = np.fromfile(_labels_path(run["config"]["dataset"]["name"]), np.uint8)
+    labels = np.fromfile(labels_path(run["config"]["dataset"]["name"]), np.uint8)
     one_view = directory / "predictions_one_view.bin"
     start, rows = run["starts"][-1], read_rows(directory / "metrics.csv")
     speeds = [float(row["images_per_second"]) for row in rows if row["images_per_second"]]

@@ -145,6 +145,29 @@ def test_the_small_network_trains_as_it_would_alone(selector, state, devices):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
+def test_a_skipped_update_leaves_the_small_network_as_it_was(selector, state):
+    step = TrainStep(
+        model=Small(),
+        optimizer=sgd(),
+        learning_rate=lambda step: 0.1,
+        augment=lambda key, device, images, labels, mask: (images, None),
+        seed=0,
+        axis_name=AXIS,
+        skip_nonfinite=True,
+        selector=selector,
+    )
+    whole = create_state(Small(), sgd(), (6, 6, 3), seed=0, selector=selector)
+    for value, same in ((jnp.nan, True), (1.0, False)):
+        batch = examples()
+        batch["image"] = batch["image"].at[0, 0, 0, 0].set(value)
+        after = on_devices(lambda state, share: step(state, share)[0], whole, batch, 1)
+        after = jax.tree.map(lambda x: x[0], after)
+        assert int(after.step) == 1
+        for one, other in ((after.selector, whole.selector), (after.params, whole.params)):
+            leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+            assert all((a == b).all() for a, b in leaves) == same
+
+
 def test_a_run_trains_on_the_share_and_resumes_to_the_bit(tmp_path):
     config = make_config(
         dataset__name="digits",

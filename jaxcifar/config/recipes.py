@@ -34,7 +34,7 @@ def jordan2024(model: str, epochs: float, rate: float, weight_decay: float = 0.0
       epochs: length of the run.
       rate: peak learning rate in the paper's units: per 1,024 examples, and divided by the factor
         1 + 1 / (1 - momentum).
-      weight_decay: in the paper's units: the share by which weights shrink per step, as above.
+      weight_decay: in the same units: the share by which weights shrink per step at the peak.
     """
     momentum, batch_size, bias_factor = 0.85, 1024, 64.0
     units = 1 + 1 / (1 - momentum)

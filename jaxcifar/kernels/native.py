@@ -98,8 +98,8 @@ def kernel_gradient(
 def convolve_and_pool(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the maxima [N, H // 2, W // 2, out] of a convolution, and where they were.
 
-    The convolution is of stride 1 and zero-padded to keep the size. Of each 2x2 window, the second
-    array, uint8, tells which corner was the maximum: the first one from 0 to 3, row by row.
+    The convolution is of stride 1 and zero-padded to keep the size. The second array, uint8, has
+    the corner of each 2x2 window that was the maximum: 0 to 3, row by row, the first of several.
 
     Args:
       x: images [N, H, W, in].

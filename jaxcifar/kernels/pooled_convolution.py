@@ -13,7 +13,7 @@ from jaxcifar.kernels import convolution, native
 from jaxcifar.kernels.backend import is_cpu
 from jaxcifar.kernels.max_pool import max_pool_2x2
 
-# With fewer channels the C++ kernels compute a convolution in another way, see cpp/winograd.h.
+# As kFewestChannels in cpp/winograd.h, whose method is slower with fewer.
 _FEWEST_CHANNELS = 16
 
 

@@ -11,7 +11,7 @@
 A block is a 3x3 convolution, 2x2 max-pooling, BatchNorm and GELU, then one more 3x3 convolution,
 BatchNorm and GELU. The networks for 95 and 96 % are wider (the paper's section 5), and that for
 96 % has a third convolution per block, which closes a residual branch. speedrun_selector is a small
-one that picks the examples which another is trained on.
+one for `train.selector`.
 """
 
 from collections.abc import Sequence

@@ -20,3 +20,13 @@ def native_compiler() -> str:
     compiler = native.compiler()
     assert compiler is not None, "the C++ convolutions could not be built; see the warning"
     return compiler
+
+
+@pytest.fixture(params=["native", "xla"])
+def kind(request, monkeypatch):
+    """Selects the C++ kernels or XLA's, one after the other."""
+    if request.param == "xla":
+        monkeypatch.setattr(native, "compiler", lambda: None)
+    else:
+        request.getfixturevalue("native_compiler")
+    return request.param

@@ -5,17 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcifar.kernels import batch_norm, native
-
-
-@pytest.fixture(params=["native", "xla"])
-def kind(request, monkeypatch):
-    """Selects the C++ sums or XLA's, one after the other."""
-    if request.param == "xla":
-        monkeypatch.setattr(native, "compiler", lambda: None)
-    else:
-        request.getfixturevalue("native_compiler")
-    return request.param
+from jaxcifar.kernels import batch_norm
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 5, 7, 12), (2, 16, 16, 24), (70, 16, 16, 20)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxcifar.kernels import convolution, native
+from jaxcifar.kernels import convolution
 
 # Image size, input and output channels, kernel size and stride: all kinds that the networks have.
 SHAPES = [
@@ -43,16 +43,6 @@ MORE_SHAPES = [
 DIMENSIONS = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 
 
-@pytest.fixture(params=["native", "xla"])
-def kind(request, monkeypatch):
-    """Selects the C++ convolutions or XLA's, one after the other."""
-    if request.param == "xla":
-        monkeypatch.setattr(native, "compiler", lambda: None)
-    else:
-        request.getfixturevalue("native_compiler")
-    return request.param
-
-
 def plain(x, kernel, strides, padding):
     return lax.conv_general_dilated(x, kernel, strides, padding, **DIMENSIONS)
 
@@ -74,11 +64,13 @@ def assert_equal(found, expected, tolerance):
 
 
 @pytest.mark.parametrize("size, width_in, width, taps, stride", SHAPES + MORE_SHAPES)
-@pytest.mark.parametrize("dtype, tolerance", [(np.float32, 3e-5), (np.float64, 1e-13)])
+@pytest.mark.parametrize("dtype, tolerance", [(np.float32, 1e-5), (np.float64, 1e-13)])
 def test_values_and_gradients_are_those_of_lax(
     kind, size, width_in, width, taps, stride, dtype, tolerance
 ):
     settings = (stride, stride), [(taps // 2, taps // 2)] * 2
+    if kind == "native" and (taps, stride) == (3, 1) and dtype == np.float32:
+        tolerance = 3e-5  # F(4x4, 3x3) rounds more
     with jax.enable_x64(True):
         x = jnp.asarray(normal(4, size, size, width_in), dtype)
         kernel = jnp.asarray(normal(taps, taps, width_in, width, seed=1), dtype)

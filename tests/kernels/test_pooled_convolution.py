@@ -11,16 +11,6 @@ SETTINGS = ((1, 1), ((1, 1), (1, 1)))
 DIMENSIONS = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 
 
-@pytest.fixture(params=["native", "xla"])
-def kind(request, monkeypatch):
-    """Selects the C++ kernels or XLA's, one after the other."""
-    if request.param == "xla":
-        monkeypatch.setattr(native, "compiler", lambda: None)
-    else:
-        request.getfixturevalue("native_compiler")
-    return request.param
-
-
 def plain(x, kernel):
     y = lax.conv_general_dilated(x, kernel, *SETTINGS, **DIMENSIONS)
     return nn.max_pool(y, (2, 2), strides=(2, 2))

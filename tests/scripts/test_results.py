@@ -36,7 +36,7 @@ def test_each_run_is_the_recipes_and_its_predictions_have_its_accuracy(results, 
     recipe.train.seed = int(run.name)
     assert manifest["seed"] == config.train.seed == int(run.name)
     assert config.to_dict() == recipe.to_dict()
-    labels = np.fromfile(results._labels_path(config.dataset.name), np.uint8)
+    labels = np.fromfile(results.labels_path(config.dataset.name), np.uint8)
     predicted = np.fromfile(run / "predictions.bin", np.uint8)
     assert labels.shape == predicted.shape == (10_000,)
     assert np.bincount(labels).max() == 10_000 // (100 if "100" in config.dataset.name else 10)

@@ -141,8 +141,8 @@ auto Signature() {
       .Attr<Window>("window");
 }
 
-// Three arrays to a fourth.
-auto OneOfThree() {
+// Three arrays to a fourth, all but the corners of one float type.
+auto ThreeArrays() {
   return ffi::Ffi::Bind()
       .Ctx<ffi::ThreadPool>()
       .Arg<ffi::AnyBuffer>()
@@ -159,9 +159,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
     jaxcifar_convolve_and_pool, ConvolveAndPool,
     ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>()
         .Ret<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcifar_unpool_and_convolve, UnpoolAndConvolve, OneOfThree());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcifar_unpool_and_convolve, UnpoolAndConvolve, ThreeArrays());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcifar_unpooled_kernel_gradient, UnpooledKernelGradient,
-                              OneOfThree());
+                              ThreeArrays());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     jaxcifar_channel_sums, Sum,
     ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>()

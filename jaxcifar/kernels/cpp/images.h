@@ -13,14 +13,18 @@ using Mask = Vector<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
 template <class T>
 using Bytes [[gnu::vector_size(kVectorBytes / sizeof(T))]] = uint8_t;
 
+inline bool Inside(Index h, Index w, Index height, Index width) {
+  return h >= 0 && h < height && w >= 0 && w < width;
+}
+
 // Reads images [N, height, width, channels], which are 0 outside.
 template <class T>
 struct Images {
   using Pixel = const T*;
 
   Pixel At(Index image, Index h, Index w) const {
-    const bool inside = h >= 0 && h < height && w >= 0 && w < width;
-    return inside ? data + ((image * height + h) * width + w) * channels : nullptr;
+    if (!Inside(h, w, height, width)) return nullptr;
+    return data + ((image * height + h) * width + w) * channels;
   }
 
   template <class Count>
@@ -32,7 +36,7 @@ struct Images {
   Index height, width, channels;
 };
 
-// Writes images [N, height, width, channels], as far as tiles do not reach beyond them.
+// Writes images [N, height, width, channels]; leaves out what lies beyond them.
 template <class T>
 struct ImageTiles {
   template <class Count, int kSize>
@@ -62,8 +66,7 @@ struct Unpooled {
   };
 
   Pixel At(Index image, Index h, Index w) const {
-    const bool inside = h >= 0 && h < 2 * height && w >= 0 && w < 2 * width;
-    if (!inside) return {};
+    if (!Inside(h, w, 2 * height, 2 * width)) return {};
     const Index at = ((image * height + h / 2) * width + w / 2) * channels;
     return {dy + at, corners + at, static_cast<int>(h % 2 * 2 + w % 2)};
   }

@@ -22,13 +22,13 @@ constexpr int kPlanes = kPatch * kPatch;
 // With fewer channels the transforms take as much time as the saved products.
 constexpr Index kFewestChannels = 16;
 
-// Transforming the taps takes as long as the products of this many tiles.
+// Transforming the taps takes about as long as the products of this many tiles.
 constexpr Index kTilesPerTransform = 16;
 
-// With so few tiles, the pixels' transforms rather than the taps' are made once for all threads.
+// Up to this many tiles, the threads share the pixels' transforms; with more, the taps'.
 constexpr Index kFewTiles = 128;
 
-// Otherwise, tiles that are convolved together.
+// With more: the number of tiles that a thread convolves at a time.
 constexpr Index kTogether = 32;
 
 // The tiles of a batch, those of the first image first.
@@ -184,12 +184,12 @@ template <class T, class Source, class Tiles>
 void ConvolveManyTiles(const Threads& threads, const Shape& s, const Source& x, const T* kernel,
                        const Tiles& y) {
   const Grid grid(s);
-  const Index tiles = grid.tiles, together = kTogether;
+  const Index tiles = grid.tiles;
   const Scratch<T> packed(kPlanes * PlaneDistance<T>(s.in) * WholeVectors<T>(s.out));
-  const Index v_plane = PlaneDistance<T>(together * s.in);
-  const Index size = kPlanes * (v_plane + PlaneDistance<T>(together * 3 * kLanes<T>));
+  const Index v_plane = PlaneDistance<T>(kTogether * s.in);
+  const Index size = kPlanes * (v_plane + PlaneDistance<T>(kTogether * 3 * kLanes<T>));
   const Scratch<T> scratch(threads.count() * size);
-  const Index parts = CeilDiv(tiles, together);
+  const Index parts = CeilDiv(tiles, kTogether);
   threads.ShareStages({kParts, parts}, [&](Index stage, Index part, Index thread) {
     T* weights = packed + 0;
     if (stage == 0) {
@@ -201,7 +201,7 @@ void ConvolveManyTiles(const Threads& threads, const Shape& s, const Source& x, 
       });
       return;
     }
-    const Index begin = part * together, end = std::min(begin + together, tiles);
+    const Index begin = part * kTogether, end = std::min(begin + kTogether, tiles);
     const Planes<T> v = {scratch + thread * size, v_plane, s.in};
     TransformSquares<PixelTransform>(grid, x, s.above, s.left, begin, end, 0, s.in, v);
     ForGroups<T>(s.out, [&](Index first, auto vectors) {
