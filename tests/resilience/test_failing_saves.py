@@ -36,8 +36,8 @@ def happened(tmp_path_factory):
 
 
 def test_a_save_that_fails_is_said_and_harms_nothing(happened):
-    assert happened["total"] > 50
-    assert len(happened["cases"]) == happened["total"] * len(ERRORS)
+    for error in ERRORS:
+        assert len([case for case in happened["cases"] if case[0] == error]) > 50
     for error, k, failure, step, left in happened["cases"]:
         case = f"{os.strerror(error)} at change {k}"
         # `failing_saves.restored` has found this one, old or new, intact.
