@@ -55,12 +55,12 @@ def main() -> None:
 
 
 def _reproduce() -> None:
-    from jaxcifar.tools.reproduce import reproduce
+    from jaxcifar.tools.reproduce import default_out, reproduce
 
     if _CONFIG.value or not _WORKDIR.value:
         raise InputError("--mode reproduce takes --workdir and no --config: the run has its own")
     workdir = Path(_WORKDIR.value)
-    out = cli.run_directory("out", _OUT.value or str(workdir / "reproduction"))
+    out = cli.run_directory("out", _OUT.value or str(default_out(workdir)))
     if not reproduce(workdir, out):
         sys.exit(1)
 

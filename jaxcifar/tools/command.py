@@ -19,18 +19,20 @@ class Command(NamedTuple):
       module: module that is run as `__main__`.
       help: one line for `jaxcifar --help`.
       mode: value of the `--mode` flag that the sub-command stands for, if any.
+      argument: flag that a first argument without a name sets, if any.
     """
 
     module: str
     help: str
     mode: str | None = None
+    argument: str | None = None
 
 
 COMMANDS = {
     "train": Command("jaxcifar.main", "Train a recipe, or resume its run."),
     "eval": Command("jaxcifar.main", "Evaluate a checkpoint of a run on whole splits.", "eval"),
     "reproduce": Command(
-        "jaxcifar.main", "Repeat a finished run and compare every bit.", "reproduce"
+        "jaxcifar.main", "Repeat a finished run and compare every bit.", "reproduce", "workdir"
     ),
     "sweep": Command("jaxcifar.tools.sweep", "Train the variants or seeds of a recipe."),
     "report": Command("jaxcifar.tools.report", "Compare finished runs in a table."),
@@ -75,6 +77,8 @@ def _run(arguments: list[str]) -> None:
     if name not in COMMANDS:
         sys.exit(f"error: {unknown('command', name, COMMANDS)}\n(run jaxcifar --help for usage)")
     command = COMMANDS[name]
+    if command.argument and rest and not rest[0].startswith("-"):
+        rest[0] = f"--{command.argument}={rest[0]}"
     if command.mode:
         if any(argument.lstrip("-").split("=")[0] == "mode" for argument in rest):
             sys.exit(f"error: jaxcifar {name} takes no --mode")

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +12,9 @@ from jaxcifar.errors import InputError
 from jaxcifar.resilience.files import write_json
 from jaxcifar.resilience.manifest import read, update
 from jaxcifar.tools import reproduce as reproduce_module
-from jaxcifar.tools.reproduce import reproduce
+from jaxcifar.tools.reproduce import default_out, reproduce
 from jaxcifar.train import train
+from tests.helpers import REPOSITORY
 from tests.test_train import final, rows, small_run
 
 
@@ -174,3 +176,77 @@ def test_runs_that_cannot_be_reproduced_are_refused(finished, tmp_path):
     refuse("the train split differs from", data={"train": "1234"})
     del run["end"]
     refuse("the run has not finished")
+
+
+def kept_row(finished, directory, accuracies):
+    """Copies what results/ keeps of a run, once per accuracy, each under another seed."""
+    for seed, accuracy in enumerate(accuracies):
+        (directory / str(seed)).mkdir(parents=True)
+        shutil.copy(finished[1] / "metrics.csv", directory / str(seed))
+        run = json.loads((finished[1] / "manifest.json").read_text())
+        run["config"]["train"]["seed"] = run["seed"] = seed
+        run["end"]["metrics"]["validation"]["accuracy"] = accuracy
+        write_json(directory / str(seed) / "manifest.json", run)
+    return directory
+
+
+def test_a_row_is_reproduced_seed_by_seed(finished, tmp_path, capsys):
+    row, out = tmp_path / "row", tmp_path / "out"
+    for seed in (0, 1):
+        config = finished[0].copy_and_resolve_references()
+        config.train.seed = seed
+        train(config, row / str(seed))
+        shutil.rmtree(row / str(seed) / "checkpoints")
+    capsys.readouterr()
+    assert reproduce(row, out)
+    assert capsys.readouterr().out.count("bit-for-bit identical") == 2
+    assert reproduce(row, out)  # compares again what was repeated before
+    assert read(out / "1")["end"] == read(row / "1")["end"] != read(row / "0")["end"]
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+@pytest.mark.parametrize("repeated, close", [(0.929, False), (0.935, True), (0.95, False)])
+def test_a_row_elsewhere_is_compared_by_its_deviation(
+    finished, tmp_path, monkeypatch, capsys, repeated, close, elsewhere
+):
+    row = kept_row(finished, tmp_path / "row", [0.938, 0.940, 0.942])
+    # 97.5 % quantile of Student's t with 2 degrees of freedom: 4.3027, from a printed table.
+    width = 4.3027 * 0.002 * (1 / 3 + 1) ** 0.5
+    assert close == (abs(repeated - 0.94) <= width)
+
+    def train(config, out):
+        shutil.copy(row / "1" / "metrics.csv", out)
+        end = json.loads((row / "1" / "manifest.json").read_text())["end"]
+        end["metrics"]["validation"]["accuracy"] = repeated
+        start = {"versions": {}, "hardware": {}, "commit": "", "environment": {}}
+        update(out, end=end | {"state_sha256": "0123"}, starts=[start])
+
+    monkeypatch.setattr(reproduce_module, "train", train)
+    changes = ["versions jax 0, now 1"] if elsewhere else []
+    monkeypatch.setattr(reproduce_module, "_software", lambda run: iter(changes))
+    assert reproduce(row / "1", tmp_path / "out") == (close and elsewhere)
+    out = capsys.readouterr().out
+    assert ("environment differs: versions jax 0, now 1" in out) == elsewhere
+    assert "final state: " in out
+    assert f"94.00% (original, mean of 3), {repeated:.2%} (reproduction, mean of 1)" in out
+    expected = "within" if close else "not within"
+    assert f"\n{expected} the deviation of the original's seeds: " in out
+    assert f"up to {100 * width:.2f} percentage points" in out
+
+
+def test_a_row_of_one_seed_has_no_deviation(finished, tmp_path, monkeypatch, capsys):
+    row = kept_row(finished, tmp_path / "row", [0.94])
+
+    def change(out):
+        update(out, end=read(out)["end"] | {"state_sha256": "0123"})
+
+    other_outcome(monkeypatch, finished, change)
+    assert not reproduce(row, tmp_path / "out")
+    assert "the original has one seed, hence no deviation" in capsys.readouterr().out
+
+
+def test_reproductions_are_kept_out_of_the_results(finished, monkeypatch):
+    assert default_out(finished[1]) == finished[1] / "reproduction"
+    monkeypatch.chdir(REPOSITORY)
+    for path in "results/speedrun94", "results/speedrun94/":
+        assert default_out(Path(path)) == Path("runs/reproduction_results_speedrun94")
