@@ -8,8 +8,9 @@ with a cosine schedule. OpenMixup reports 95.70 % with `--config.augment.mixup_a
 with `--config.augment.cutmix_alpha=1`.
 
 Time: 200 epochs are 10 million images, 22 hours at the 124 images/s measured on 2 CPU cores
-(batches of 32, AMD EPYC, jax 0.10.2, with the default CPU settings). Not yet trained to
-completion.
+(batches of 32, AMD EPYC, jax 0.10.2, with the default CPU settings).
+
+Measured: not yet.
 
 The network and recipe follow common PyTorch implementations: He et al. 2015, table 1, except for
 the stem and a weight decay of 5e-4.

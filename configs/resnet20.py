@@ -7,7 +7,9 @@ Expected: 91.25 % test accuracy at the last step (table 6 of the paper). A publi
 reproduction reaches 91.73 % at its best epoch (akamaster/pytorch_resnet_cifar10).
 
 Time: 64,000 steps are 8.2 million images, 1.8 hours at the 1,285 images/s measured on 2 CPU cores
-(AMD EPYC, jax 0.10.2, with the default CPU settings). Not yet trained to completion.
+(AMD EPYC, jax 0.10.2, with the default CPU settings).
+
+Measured: not yet.
 
 The authors selected the recipe on 45,000 training and 5,000 validation images, a split such as
 `--config.dataset.validation_size=5000` makes, and trained on all 50,000 images for their results.

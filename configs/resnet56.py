@@ -7,7 +7,9 @@ Expected: 93.03 % test accuracy at the last step (table 6 of the paper). A publi
 reproduction reaches 93.39 % at its best epoch (akamaster/pytorch_resnet_cifar10).
 
 Time: 64,000 steps are 8.2 million images, 4.5 hours at the 503 images/s measured on 2 CPU cores
-(AMD EPYC, jax 0.10.2, with the default CPU settings). Not yet trained to completion.
+(AMD EPYC, jax 0.10.2, with the default CPU settings).
+
+Measured: not yet.
 
 To continue after the last step, from the first learning rate again:
 `--config.train.num_steps=128000 --config.schedule.restart_steps=64000 --accept_config_change`.

@@ -5,6 +5,8 @@
 
 The last command trains the baseline only, which is configs/speedrun94.py. Jordan 2024, "94% on
 CIFAR-10 in 3.29 Seconds on a Single GPU", has such a table in section 3.
+
+Results are in docs/results.md.
 """
 
 from ml_collections import ConfigDict

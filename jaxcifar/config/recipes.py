@@ -26,6 +26,17 @@ def he2015(depth: int) -> ConfigDict:
     return config
 
 
+def with_length(config: ConfigDict, epochs: float, schedule: str) -> ConfigDict:
+    """Returns a recipe of `he2015` with another length in epochs and another schedule.
+
+    Its milestones, if the schedule has any, are left to the caller.
+    """
+    config.train.num_steps, config.train.num_epochs = 0, epochs
+    config.schedule.name = schedule
+    config.schedule.milestones_steps = ()
+    return config
+
+
 def jordan2024(model: str, epochs: float, rate: float, weight_decay: float = 0.0153) -> ConfigDict:
     """Returns the recipe of Jordan 2024, sections 3 and 5, for a speedrun network on CIFAR-10.
 

@@ -29,7 +29,14 @@ def get_config():
     config.log.every_steps = 1
     return config
 """
-NUM_VARIANTS = {"ablations": 10, "grid_search": 9, "random_search": 20, "speedrun_ingredients": 5}
+NUM_VARIANTS = {
+    "ablations": 10,
+    "ablations_resnet20": 8,
+    "grid_search": 9,
+    "random_search": 20,
+    "speedrun_ingredients": 5,
+    "ternary_resnet20": 3,
+}
 SWEEPS = [
     path
     for path in sorted((REPOSITORY / "configs").glob("*.py"))
