@@ -1,6 +1,5 @@
 """Metrics over whole splits, during training and from a checkpoint."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce
 from itertools import product
@@ -23,9 +22,9 @@ from jaxcifar.data.image_folder import FolderSplit
 from jaxcifar.data.split import Batch, Split
 from jaxcifar.errors import InputError
 from jaxcifar.program import Program, create_program
-from jaxcifar.reporting.console import Console
+from jaxcifar.reporting.console import Console, printable
 from jaxcifar.reporting.format import describe
-from jaxcifar.resilience import normalization, processes
+from jaxcifar.resilience import dataset_facts, processes
 from jaxcifar.resilience.checkpoint import Checkpoints, Restored
 from jaxcifar.resilience.failpoints import kill_at
 from jaxcifar.resilience.files import replacing, write_json
@@ -178,12 +177,13 @@ def evaluate_run(config: ConfigDict, workdir: Path) -> Results:
                     np.savez(file, step=step, **predictions)
         processes.barrier()
     if jax.process_index() == 0:  # last, as printing may fail
-        _print_report(step, totals, datasets.class_names(config.dataset))
+        print_report(step, totals, datasets.class_names(config.dataset))
     return {name: metrics.summarize(total) for name, total in totals.items()}
 
 
-def _print_report(step: int, totals: dict[str, metrics.Total], class_names: Sequence[str]) -> None:
-    names = [_printable(name) for name in class_names]
+def print_report(step: int, totals: dict[str, metrics.Total], class_names: Sequence[str]) -> None:
+    """Prints what `evaluate_run` prints of the metric sums of each split."""
+    names = [printable(name) for name in class_names]
     for name, total in totals.items():
         scalars, details = metrics.summarize(total), metrics.details(total)
         print(f"{name}, {int(total['count']):,} images, step {step:,}: {describe(scalars)}")
@@ -213,13 +213,6 @@ def _describe_mistakes(names: Sequence[str], confusion: np.ndarray) -> str:
     return f"most confused: {', '.join(pairs)}" if pairs else ""
 
 
-def _printable(name: str) -> str:
-    """A class name with escapes for what a terminal cannot show, as in names of folders."""
-    name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
-    encoding = sys.stdout.encoding or "utf-8"
-    return name.encode(encoding, "backslashreplace").decode(encoding)
-
-
 def restore(config: ConfigDict, workdir: Path) -> tuple[Program, Restored]:
     """Returns the functions built from a config and the checkpoint that it selects.
 
@@ -229,7 +222,7 @@ def restore(config: ConfigDict, workdir: Path) -> tuple[Program, Restored]:
     validate(config, trains=False)
     check_config(workdir, config, trains=False)
     processes.start(config.train.distributed)
-    info = normalization.with_recorded(workdir, datasets.info(config.dataset))
+    info = dataset_facts.with_recorded(workdir, datasets.info(config.dataset))
     train_size = info.train_size - config.dataset.validation_size
     program = create_program(config, info, durations(config, train_size))
     with Checkpoints(workdir / "checkpoints", create=False) as checkpoints:

@@ -20,7 +20,7 @@ from jaxcifar.kernels import backend, native
 from jaxcifar.program import Program, create_program
 from jaxcifar.reporting.format import describe
 from jaxcifar.reporting.run_logger import RunLogger
-from jaxcifar.resilience import arithmetic, nonfinite, normalization, processes
+from jaxcifar.resilience import arithmetic, dataset_facts, nonfinite, processes
 from jaxcifar.resilience.checkpoint import Checkpoints, Restored
 from jaxcifar.resilience.data_check import check_splits
 from jaxcifar.resilience.files import write_text
@@ -90,7 +90,7 @@ def _train(
         "train.batch_size / train.accumulation_steps",
         config.train.batch_size // config.train.accumulation_steps,
     )
-    info = normalization.with_recorded(workdir, datasets.info(config.dataset))
+    info = dataset_facts.with_recorded(workdir, datasets.info(config.dataset))
     splits = datasets.load(config.dataset)
     fingerprints = check_splits(workdir, splits, config.dataset.fingerprint)
     if jax.process_index() == 0:
@@ -154,7 +154,7 @@ def _attempt(run: Run, program: Program) -> Results:
                 overview = parameter_overview.get_parameter_overview(start.state.params)
                 write_text(workdir / "parameters.txt", overview + "\n")
                 record_start(workdir, config, start.step, run.fingerprints)
-                normalization.record(workdir, run.info)
+                dataset_facts.record(workdir, run.info, datasets.class_names(config.dataset))
             _print_start(run, start, notes, log)
             attempt = Attempt(run, program, start, checkpoints, log)
             try:

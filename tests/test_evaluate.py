@@ -16,7 +16,7 @@ from rich.console import Console
 from jaxcifar import devices, metrics
 from jaxcifar.config import default, durations
 from jaxcifar.data import datasets
-from jaxcifar.evaluate import Evaluator, _class_table, _print_report, evaluate_run
+from jaxcifar.evaluate import Evaluator, _class_table, evaluate_run, print_report
 from jaxcifar.program import create_program
 from jaxcifar.resilience.checkpoint import Restored
 from jaxcifar.resilience.progress import Progress
@@ -135,7 +135,7 @@ def test_a_report_has_the_names_of_classes_whatever_is_in_them(capsys):
     labels = jnp.array([0, 0, 0, 1, 2, 3])
     logits = jax.nn.one_hot(jnp.array([0, 1, 1, 1, 4, 3]), 5)
     sums = metrics.evaluation_sums(logits, labels, jnp.ones(6, bool))
-    _print_report(3, {"test": metrics.add({}, sums)}, names)
+    print_report(3, {"test": metrics.add({}, sums)}, names)
     _, _, *table, mistakes = capsys.readouterr().out.splitlines()
     shown = ["cat", "[red]dog[/]", "tab\\there", "nicht\\udcff", "Gänse"]
     accuracies = ["33.3%", "100.0%", "0.0%", "100.0%", "-"]
@@ -149,7 +149,7 @@ def test_a_name_is_escaped_where_the_terminal_lacks_its_letters(monkeypatch):
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", out)
     sums = metrics.evaluation_sums(jnp.eye(2), jnp.array([1, 1]), jnp.ones(2, bool))
-    _print_report(3, {"test": metrics.add({}, sums)}, ["Gänse", "狗"])
+    print_report(3, {"test": metrics.add({}, sums)}, ["Gänse", "狗"])
     out.flush()
     text = out.buffer.getvalue().decode("ascii")
     assert "G\\xe4nse  -" in text and "\\u72d7 as G\\xe4nse (1 of 2)" in text
@@ -157,7 +157,7 @@ def test_a_name_is_escaped_where_the_terminal_lacks_its_letters(monkeypatch):
 
 def test_no_mistakes_give_no_line(capsys):
     sums = metrics.evaluation_sums(jnp.eye(2), jnp.arange(2), jnp.ones(2, bool))
-    _print_report(3, {"test": metrics.add({}, sums)}, ["a", "b"])
+    print_report(3, {"test": metrics.add({}, sums)}, ["a", "b"])
     assert "confused" not in capsys.readouterr().out
 
 

@@ -184,19 +184,20 @@ class Checkpoints:
         """
         return Restored(step, *self._store.read(step, create_state))
 
-    def read_variables(self, name: str) -> tuple[int, dict[str, Any]]:
+    def read_variables(self, name: str, *, ema: bool = False) -> tuple[int, dict[str, Any]]:
         """Returns the step, and `params` and `batch_stats`, of a checkpoint of any network.
 
         Args:
           name: "latest", "best" or the number of a step.
+          ema: whether to return their moving averages instead.
 
         Raises:
-          InputError: if the checkpoint does not exist or is damaged.
+          InputError: if the checkpoint does not exist, is damaged or has no moving averages.
         """
         while True:
             step = self.find(name)
             try:
-                return step, self._store.read_variables(step)
+                return step, self._store.read_variables(step, ema)
             except InputError:
                 if step in self.steps():
                     raise  # otherwise a trainer has just replaced it

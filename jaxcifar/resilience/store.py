@@ -154,17 +154,24 @@ class CheckpointStore:
         )
         return self._restore(step, target), Progress(**content["progress"])
 
-    def read_variables(self, step: int) -> dict[str, Any]:
+    def read_variables(self, step: int, ema: bool = False) -> dict[str, Any]:
         """Returns `params` and `batch_stats` of a checkpoint of any network, as dictionaries.
 
         Args:
           step: step of an existing checkpoint.
+          ema: whether to return their moving averages instead.
 
         Raises:
-          InputError: if the checkpoint is damaged.
+          InputError: if the checkpoint is damaged, or has no moving averages.
         """
         self._verified(step)
         state = self._restore(step)
+        if ema:
+            state = state.get("ema")
+            if not state:
+                raise InputError(
+                    f"{self.path(step)} has no moving averages: the run has train.ema_decay = 0"
+                )
         return {"params": state["params"], "batch_stats": state.get("batch_stats") or {}}
 
     def remove(self, step: int) -> None:
