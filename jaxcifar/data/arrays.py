@@ -12,7 +12,9 @@ may be missing where the config splits test images off. Nothing is ever unpickle
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +56,8 @@ def read(path: str) -> Loaded:
         for name, array in ((f"{part}_image", image), (f"{part}_label", label)):
             if array is None:
                 raise InputError(f"{path} has no {name}; dataset.data_dir must be {_LAYOUT}")
-        images = _check_images(f"{path}: {part}_image", image)
-        labels = _check_labels(f"{path}: {part}_label", label)
+        images = check_images(f"{path}: {part}_image", image)
+        labels = check_labels(f"{path}: {part}_label", label)
         if len(images) != len(labels):
             raise InputError(
                 f"{path}: {len(images)} images in {part}_image, but {len(labels)} labels in "
@@ -97,33 +99,62 @@ def files(path: Path) -> list[Path]:
     return sorted(p for p in path.glob("*.npy") if p.is_file()) if path.is_dir() else [path]
 
 
+def load_npy(file: Path) -> np.ndarray:
+    """Returns the array in an .npy file, memory-mapped.
+
+    Raises:
+      InputError: if it cannot be read.
+    """
+    with _explained(str(file)):
+        _check_start(file, b"\x93NUMPY")
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+
+
+def load_npz(
+    file: Path, choose: Callable[[Sequence[str]], Mapping[str, str]] | None = None
+) -> dict[str, np.ndarray]:
+    """Returns the arrays in an .npz file.
+
+    Args:
+      file: the file.
+      choose: names of the stored arrays -> those to read, by the name in the result; None for all.
+
+    Raises:
+      InputError: if it cannot be read.
+    """
+    arrays = {}
+    with _explained(str(file)):
+        _check_start(file, b"PK")  # a zip archive
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            keys = choose(stored.files) if choose else {key: key for key in stored.files}
+            for name, key in keys.items():
+                with _explained(f"{file}: {key}"):
+                    arrays[name] = stored[key]
+    return arrays
+
+
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Returns the arrays under their first names; others are named in a warning and not read."""
-    arrays: dict[str, np.ndarray] = {}
+    if path.is_dir():
+        found = {file.stem: file for file in files(path)}
+        return {name: load_npy(found[key]) for name, key in _choose(path, found).items()}
+    return load_npz(path, partial(_choose, path))
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Raises an InputError that names a file for what NumPy raises when it reads it."""
     try:
-        if path.is_dir():
-            found = {file.stem: file for file in files(path)}
-            for name, key in _choose(path, found).items():
-                file = found[key]
-                _check_start(file, b"\x93NUMPY")
-                arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
-        else:
-            file = path
-            _check_start(file, b"PK")  # a zip archive
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-                for name, key in _choose(path, dict.fromkeys(stored.files)).items():
-                    file = f"{path}: {key}"
-                    arrays[name] = stored[key]
+        yield
     except InputError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
         if "allow_pickle" in str(error) or "Python objects" in str(error):
             raise InputError(
-                f"{file}: holds Python objects, which are never loaded; convert it to an array of "
+                f"{what}: holds Python objects, which are never loaded; convert it to an array of "
                 "numbers or text, e.g. np.array(values.tolist())"
             ) from error
-        raise InputError(f"{file}: not a readable NumPy file ({error})") from error
-    return arrays
+        raise InputError(f"{what}: not a readable NumPy file ({error})") from error
 
 
 def _check_start(file: Path, start: bytes) -> None:
@@ -133,7 +164,7 @@ def _check_start(file: Path, start: bytes) -> None:
             raise ValueError("it has another format")
 
 
-def _choose(path: Path, found: Mapping[str, object]) -> dict[str, str]:
+def _choose(path: Path, found: Collection[str]) -> dict[str, str]:
     """Returns which of the keys found stands for each array."""
     chosen = {}
     for name, spellings in _NAMES.items():
@@ -142,7 +173,7 @@ def _choose(path: Path, found: Mapping[str, object]) -> dict[str, str]:
             raise InputError(f"{path}: has both {keys[0]} and {keys[1]}; remove one of them")
         if keys:
             chosen[name] = keys[0]
-    ignored = sorted(found.keys() - chosen.values())
+    ignored = sorted(set(found) - set(chosen.values()))
     if not chosen:
         there = ", ".join(ignored[:8]) or "nothing"
         raise InputError(f"{path}: has {there}; dataset.data_dir must be {_LAYOUT}")
@@ -151,7 +182,7 @@ def _choose(path: Path, found: Mapping[str, object]) -> dict[str, str]:
     return chosen
 
 
-def _check_images(what: str, images: np.ndarray) -> np.ndarray:
+def check_images(what: str, images: np.ndarray) -> np.ndarray:
     """Returns images [N, H, W, C], after checking type and shape."""
     if images.dtype != np.uint8:
         hint = "convert them with .astype(np.uint8) if they are from 0 to 255"
@@ -177,7 +208,7 @@ def _check_images(what: str, images: np.ndarray) -> np.ndarray:
     return images
 
 
-def _check_labels(what: str, labels: np.ndarray) -> np.ndarray:
+def check_labels(what: str, labels: np.ndarray) -> np.ndarray:
     """Returns labels int32 [N], after checking type and shape."""
     if labels.dtype.kind not in "iu":
         hint = "convert them with .astype(np.int64)"

@@ -15,17 +15,27 @@ MAX_PIXELS = 2**27  # limit on what is decoded: a damaged header may hold any si
 _CHUNK = 4096  # images that are converted at once
 
 
-def fit(image: Image.Image, image_size: int) -> Image.Image:
-    """Returns the centre of an image whose shorter side has been resized to `image_size`.
+def evaluation_resize(image_size: int) -> int:
+    """Returns what the shorter side is resized to before ImageNet's usual centre crop."""
+    return round(image_size * 256 / 224)
+
+
+def fit(image: Image.Image, image_size: int, resize: int = 0) -> Image.Image:
+    """Returns the centre of an image whose shorter side has been resized.
 
     The resampling is bilinear and antialiased; sides and offsets are rounded as in torchvision's
     Resize and CenterCrop.
+
+    Args:
+      image: image of any mode.
+      image_size: width and height of the result, in pixels.
+      resize: length of the resized shorter side, in pixels; 0 for `image_size`.
 
     Raises:
       ValueError: if the image is so long and thin that the resized one is huge.
     """
     shorter = min(image.size)
-    width, height = (image_size * side // shorter for side in image.size)
+    width, height = ((resize or image_size) * side // shorter for side in image.size)
     if width * height > MAX_PIXELS:
         raise ValueError("too long and thin")
     if (width, height) != image.size:

@@ -17,7 +17,7 @@ import numpy as np
 from absl import logging
 
 from jaxcifar import errors
-from jaxcifar.data import bad_images
+from jaxcifar.data import bad_images, fitting
 from jaxcifar.data.image_decoding import (
     ATTEMPTS,
     ChooseView,
@@ -166,7 +166,7 @@ def eval_batches(
     Raises:
       InputError: as `train_batches`; or if `resize` is too small.
     """
-    resize = round(image_size * 256 / 224) if resize is None else resize
+    resize = fitting.evaluation_resize(image_size) if resize is None else resize
     if resize < image_size:
         raise InputError(f"resize = {resize} is below image_size = {image_size}")
 

@@ -20,17 +20,19 @@ _HINT = "(run with --help for usage, --debug for a traceback)"
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the full traceback of an error.")
 
 
-def run(main: Callable[[], None], doc: str) -> None:
+def run(main: Callable[..., None], doc: str, *, takes_arguments: bool = False) -> None:
     """Prepares the process, parses the flags and the recipe, calls `main` and exits.
 
     Args:
       main: function to run once the flags are parsed.
       doc: help text to print above the list of flags.
+      takes_arguments: whether `main` is called with a list of the arguments that are no flags;
+        otherwise these are errors.
     """
 
-    def call(_: list[str]) -> None:
+    def call(argv: list[str]) -> None:
         try:
-            main()
+            main(*([argv[1:]] if takes_arguments else []))
         except (InputError, OSError) as error:
             if _DEBUG.value or (isinstance(error, BrokenPipeError) and is_closed(1)):
                 raise
@@ -57,7 +59,7 @@ def run(main: Callable[[], None], doc: str) -> None:
 
     with quiet_if_closed():
         environment.prepare()
-        app.run(call, flags_parser=lambda argv: _parse(argv, doc))
+        app.run(call, flags_parser=lambda argv: _parse(argv, doc, takes_arguments))
 
 
 def run_directory(flag: str, name: str) -> Path:
@@ -106,7 +108,7 @@ def hide_orbax_log() -> None:
     logging.get_absl_logger().addFilter(lambda log: "/orbax/checkpoint/" not in log.pathname)
 
 
-def _parse(argv: list[str], doc: str) -> list[str]:
+def _parse(argv: list[str], doc: str, takes_arguments: bool) -> list[str]:
     if {"-h", "-help", "--help"} & set(argv):
         print(doc + flags.FLAGS.main_module_help() + "\n" + flags.FLAGS.module_help(__name__))
         sys.exit(0)
@@ -116,7 +118,8 @@ def _parse(argv: list[str], doc: str) -> list[str]:
             check_field(field)
         for recipe in _recipes(argv):
             check_regular(recipe.partition(":")[0])
-        if rest := flags.FLAGS(argv)[1:]:
+        rest = flags.FLAGS(argv)[1:]
+        if rest and not takes_arguments:
             raise InputError(f"unexpected argument {rest[0]!r}")
         if flags.FLAGS["verbosity"].using_default_value:
             logging.set_verbosity(logging.WARNING)  # Orbax logs a great deal below that
@@ -136,7 +139,7 @@ def _parse(argv: list[str], doc: str) -> list[str]:
         if "--debug" in argv or (isinstance(error, SystemExit) and error.code):
             raise
         sys.exit(f"error: {_brief(error, argv)}\n{_HINT}")
-    return argv[:1]
+    return [argv[0], *rest]
 
 
 def _brief(error: BaseException, argv: list[str]) -> str:

@@ -30,14 +30,19 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("jaxcifar.main", "Train a recipe, or resume its run."),
-    "eval": Command("jaxcifar.main", "Evaluate a checkpoint of a run on whole splits.", "eval"),
+    "eval": Command(
+        "jaxcifar.main", "Evaluate a run on its test images, or on others.", "eval", "workdir"
+    ),
     "reproduce": Command(
         "jaxcifar.main", "Repeat a finished run and compare every bit.", "reproduce", "workdir"
     ),
     "sweep": Command("jaxcifar.tools.sweep", "Train the variants or seeds of a recipe."),
     "report": Command("jaxcifar.tools.report", "Compare finished runs in a table."),
-    "export": Command(
-        "jaxcifar.tools.export", "Exchange weights with PyTorch, or start from another run's."
+    "predict": Command("jaxcifar.tools.predict", "Predict the classes of images."),
+    "export": Command("jaxcifar.tools.export", "Export a trained network to other formats."),
+    "card": Command("jaxcifar.tools.card", "Write a model card, with all that can be measured."),
+    "import": Command(
+        "jaxcifar.tools.import_weights", "Start from weights of PyTorch, or of another run."
     ),
     "show": Command("jaxcifar.tools.show", "Draw the augmented images that a network is fed."),
     "models": Command("jaxcifar.tools.models", "List the networks, or the layers of one."),

@@ -1,0 +1,1 @@
+"""File formats of a trained network, for use with and without this package."""
