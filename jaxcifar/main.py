@@ -3,7 +3,7 @@
     python -m jaxcifar.main --config configs/resnet56.py
     python -m jaxcifar.main --config configs/resnet56.py --config.train.seed=1 --workdir runs/seed1
     python -m jaxcifar.main --config configs/resnet56.py:0.1        # a tenth of its length
-    python -m jaxcifar.main --config configs/resnet56.py --mode eval
+    python -m jaxcifar.main --workdir runs/seed1 --mode eval        # --on photos/: other images
     python -m jaxcifar.main --workdir runs/seed1 --mode reproduce
 
 Rerun with the same workdir, a run resumes from its last checkpoint. RECIPE.py:0.1 trains a recipe
@@ -29,9 +29,8 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run [runs/<config name>].")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "reproduce"], "What to do.")
 _OUT = flags.DEFINE_string("out", None, "Output of --mode reproduce [<workdir>/reproduction].")
-_ACCEPT = flags.DEFINE_bool(
-    "accept_config_change", False, "Resume with a changed config, or with other convolutions."
-)
+_ON = flags.DEFINE_string("on", None, "Other images for --mode eval: a folder or .npz file.")
+_ACCEPT = flags.DEFINE_bool("accept_config_change", False, "Resume with changed fields or kernels.")
 
 
 def main() -> None:
@@ -39,8 +38,10 @@ def main() -> None:
     from jaxcifar.evaluate import evaluate_run  # slow to import; --help needs neither
     from jaxcifar.train import train
 
-    if _MODE.value == "reproduce":
-        return _reproduce()
+    if _MODE.value != "train" and _CONFIG.value is None and _WORKDIR.value:
+        return _use_run(Path(_WORKDIR.value))
+    if _MODE.value == "reproduce" or _ON.value:
+        raise InputError("--mode reproduce and --on take --workdir and no --config: the run has it")
     if _CONFIG.value is None:
         raise InputError("--config must name a recipe, e.g. --config=configs/resnet20.py")
     recipe = config_flags.get_config_filename(flags.FLAGS["config"])
@@ -54,14 +55,13 @@ def main() -> None:
         train(_CONFIG.value, workdir, accept_config_change=_ACCEPT.value, note=note)
 
 
-def _reproduce() -> None:
-    from jaxcifar.tools.reproduce import default_out, reproduce
+def _use_run(workdir: Path) -> None:
+    from jaxcifar.tools import evaluate_on, reproduce
 
-    if _CONFIG.value or not _WORKDIR.value:
-        raise InputError("--mode reproduce takes --workdir and no --config: the run has its own")
-    workdir = Path(_WORKDIR.value)
-    out = cli.run_directory("out", _OUT.value or str(default_out(workdir)))
-    if not reproduce(workdir, out):
+    if _MODE.value == "eval":
+        return evaluate_on.evaluate(workdir, _ON.value)
+    out = cli.run_directory("out", _OUT.value or str(reproduce.default_out(workdir)))
+    if not reproduce.reproduce(workdir, out):
         sys.exit(1)
 
 

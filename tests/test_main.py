@@ -40,7 +40,7 @@ QUICKSTART = "--config=configs/quickstart.py"
     "arguments, message",
     [
         ([], "--config must name a recipe"),
-        (["--mode=reproduce"], "--mode reproduce takes --workdir and no --config"),
+        (["--mode=reproduce"], "--mode reproduce and --on take --workdir and no --config"),
         (["--config=configs/resnet57.py"], "configs/resnet57.py"),
         (
             ["--config=configs/resnet20.py:smok"],
