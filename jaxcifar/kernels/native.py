@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 
@@ -48,9 +49,24 @@ _BUILD_PREFIX = "build-"
 _LOCK_SECONDS = 120.0
 
 
+_is_off: ContextVar[bool] = ContextVar("is_off", default=False)
+
+
 def supports(x: jax.Array) -> bool:
     """Returns whether the compiled convolutions are available for arrays of this type."""
+    if _is_off.get():
+        return False
     return x.dtype in (jnp.float32, jnp.float64) and compiler() is not None
+
+
+@contextmanager
+def switched_off() -> Iterator[None]:
+    """Within it, what is traced anew uses XLA's own operations, and so can run elsewhere."""
+    token = _is_off.set(True)
+    try:
+        yield
+    finally:
+        _is_off.reset(token)
 
 
 def convolve(

@@ -6,11 +6,14 @@ can therefore initialise a TWN network (`jaxcifar.tools.export`); TTQ has its sc
 parameters.
 """
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import traverse_util
 from flax.linen.dtypes import promote_dtype
 
 from jaxcifar.kernels import convolution
@@ -140,6 +143,31 @@ def ttq_levels(kernel: jax.Array) -> jax.Array:
     """Returns -1, 0 or 1 per weight: 0 if its magnitude is at most 0.05 times the largest."""
     threshold = 0.05 * jnp.max(jnp.abs(kernel))
     return jnp.where(jnp.abs(kernel) > threshold, jnp.sign(kernel), 0)
+
+
+def with_ternary_kernels(
+    model: nn.Module, variables: Mapping[str, Any], image_shape: tuple[int, int, int]
+) -> dict[str, Any]:
+    """Returns variables whose ternary kernels have their ternary values, without learned scales.
+
+    Args:
+      model: a network, with or without ternary weights.
+      variables: its `params` and `batch_stats`.
+      image_shape: height, width and channels.
+    """
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    apply = partial(model.apply, train=False, mutable=[LEVELS])
+    _, found = jax.eval_shape(apply, variables, images)
+    layers = {path[:-1] for path in traverse_util.flatten_dict(found.get(LEVELS, {}))}
+    params = traverse_util.flatten_dict(variables["params"])
+    for layer in layers:
+        kernel = params[*layer, "kernel"]
+        if (*layer, "positive_scale") in params:
+            scales = [params.pop((*layer, f"{sign}_scale")) for sign in ("positive", "negative")]
+            params[*layer, "kernel"] = ttq(kernel, *scales)
+        else:
+            params[*layer, "kernel"] = twn(kernel, model.ternary_scale == "filter")
+    return {**variables, "params": traverse_util.unflatten_dict(params)}
 
 
 def _mean(x: jax.Array, where: jax.Array, per_filter: bool = False) -> jax.Array:

@@ -19,7 +19,8 @@ from safetensors.numpy import save_file
 
 from tests.helpers import REPOSITORY
 
-MAIN, EXPORT, MODELS = "jaxcifar.main", "jaxcifar.tools.export", "jaxcifar.tools.models"
+MAIN, MODELS = "jaxcifar.main", "jaxcifar.tools.models"
+EXPORT, IMPORT = "jaxcifar.tools.export", "jaxcifar.tools.import_weights"
 SHOW, PREPARE = "jaxcifar.tools.show", str(REPOSITORY / "scripts" / "prepare_data.py")
 QUICKSTART = f"--config={REPOSITORY}/configs/quickstart.py"
 SMALL = [
@@ -104,20 +105,18 @@ COMMANDS = {
     "main: eval without a run": (MAIN, [*SMALL, "--mode=eval"], ["run", "no checkpoint"]),
     "main: workdir below a file": (MAIN, [*SMALL, "--workdir=/dev/null/run"], ["/dev/null"]),
     "main: workdir not writable": (MAIN, [*SMALL, "--workdir=/proc/run"], ["/proc/run"]),
-    "export: nothing": (EXPORT, [], ["--config"]),
-    "export: no file": (EXPORT, [*SMALL, "--to=torch"], ["--file"]),
-    "export: no direction": (EXPORT, [*SMALL, "--file=x"], ["one of --to and --from"]),
-    "export: both directions": (
-        EXPORT,
-        [*SMALL, "--file=x", "--to=torch", "--from=torch"],
-        ["one of --to and --from"],
-    ),
-    "export: unknown format": (EXPORT, [*SMALL, "--file=x", "--to=onnx"], ["--to=onnx", "torch"]),
-    "export: no run": (EXPORT, [*SMALL, "--file=x", "--to=torch"], ["run", "no checkpoint"]),
-    "export: no such file": (EXPORT, [*SMALL, "--file=x", "--from=torch"], ["x", "safetensors"]),
-    "export: empty file name": (EXPORT, [*SMALL, "--file=", "--from=torch"], ["--file"]),
-    "export: empty workdir": (
-        EXPORT,
+    "export: nothing": (EXPORT, [], ["--to"]),
+    "export: no run named": (EXPORT, ["--to=torch"], ["give the directory of one run"]),
+    "export: no format": (EXPORT, ["run"], ["--to"]),
+    "export: unknown format": (EXPORT, ["run", "--to=onnxx"], ["--to=onnxx", "torch"]),
+    "export: no run": (EXPORT, ["run", "--to=torch"], ["run: not a run", "manifest.json"]),
+    "import: nothing": (IMPORT, [], ["--config"]),
+    "import: no file": (IMPORT, [*SMALL, "--from=torch"], ["--file"]),
+    "import: no direction": (IMPORT, [*SMALL, "--file=x"], ["--from"]),
+    "import: no such file": (IMPORT, [*SMALL, "--file=x", "--from=torch"], ["x", "safetensors"]),
+    "import: empty file name": (IMPORT, [*SMALL, "--file=", "--from=torch"], ["--file"]),
+    "import: empty workdir": (
+        IMPORT,
         [*SMALL, "--workdir=", "--file=x", "--from=torch"],
         ["--workdir"],
     ),
@@ -150,7 +149,7 @@ def test_a_bad_command_line_is_explained(refused, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["main: unknown flag", "export: no such file", "models: unknown name", "prepare: no such file"],
+    ["main: unknown flag", "import: no such file", "models: unknown name", "prepare: no such file"],
 )
 def test_a_separate_process_prints_the_same_error(refused, tmp_path, name):
     target, arguments, messages = COMMANDS[name]
@@ -430,10 +429,7 @@ def test_an_unusable_workdir_is_explained(refused, tmp_path, name):
         (MAIN, ["--mode=eval", "--config.train.num_steps=3"], ["num_steps", "the run's config."]),
         (MAIN, ["--mode=eval", "--config.eval.checkpoint=1"], ["eval.checkpoint", "latest, 2"]),
         (MAIN, ["--mode=eval", "--config.eval.checkpoint=best"], ["validation_size"]),
-        (EXPORT, ["--from=torch", "--file=x"], ["already contains checkpoints"]),
-        (EXPORT, ["--to=torch", "--file=/proc/x"], ["/proc/x"]),
-        (EXPORT, ["--to=torch", "--file=/dev/null/x"], ["/dev/null"]),
-        (EXPORT, ["--to=torch", "--file=run"], ["run"]),
+        (IMPORT, ["--from=torch", "--file=x"], ["already contains checkpoints"]),
     ],
 )
 def test_commands_refuse_a_run_of_another_config(
@@ -441,6 +437,13 @@ def test_commands_refuse_a_run_of_another_config(
 ):
     shutil.copytree(run_of_digits / "run", tmp_path / "run")
     refused(target, [*SMALL, *arguments], *messages)
+
+
+@pytest.mark.parametrize("file", ["/proc/x", "/dev/null/x", "run"])
+@pytest.mark.parametrize("to", ["torch", "npz", "stablehlo"])
+def test_a_file_that_cannot_be_written_is_named(refused, run_of_digits, tmp_path, to, file):
+    shutil.copytree(run_of_digits / "run", tmp_path / "run")
+    refused(EXPORT, ["run", f"--to={to}", f"--file={file}"], file.removesuffix("/x"))
 
 
 @pytest.mark.parametrize("value", ["empty", "text", "flipped header", "nan", "other"])
@@ -457,7 +460,7 @@ def test_damaged_weights_are_refused(refused, tmp_path, value):
             "other": data,
         }[value]
     )
-    refused(EXPORT, [*SMALL, "--from=torch", f"--file={path}"], str(path))
+    refused(IMPORT, [*SMALL, "--from=torch", f"--file={path}"], str(path))
 
 
 # Data --------------------------------------------------------------------------------------------
@@ -761,7 +764,7 @@ PIPES = {
     "data/jaxcifar/cifar10.npz": (MAIN, [*SMALL, *CIFAR]),
     "data/cifar-10-python.tar.gz": (MAIN, [*SMALL, *CIFAR]),
     "a.tgz": (PREPARE, ["a.tgz", "--data_dir=tfds"]),
-    "w.safetensors": (EXPORT, [*SMALL, "--from=torch", "--file=w.safetensors"]),
+    "w.safetensors": (IMPORT, [*SMALL, "--from=torch", "--file=w.safetensors"]),
     "images/train/cat/x.jpg": (SHOW, FOLDER),
 }
 

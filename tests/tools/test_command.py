@@ -63,7 +63,7 @@ def test_no_arguments_print_the_help_and_version_prints_the_version(jaxcifar):
     assert jaxcifar("--version") == (0, f"jaxcifar {__version__}\n", "")
 
 
-@pytest.mark.parametrize("name", ["train", "sweep", "report", "export", "show", "models"])
+@pytest.mark.parametrize("name", ["train", "sweep", "report", "export", "import", "show", "models"])
 def test_a_command_prints_the_help_of_its_module(jaxcifar, run_command, name):
     assert jaxcifar(name, "--help") == run_command(COMMANDS[name].module, "--help")[:3]
 

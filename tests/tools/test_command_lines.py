@@ -46,13 +46,13 @@ def test_weights_go_to_pytorch_and_back(run, tmp_path):
     file = tmp_path / "out" / "weights.safetensors"
     here = [*QUICKSTART, f"--workdir={tmp_path / 'a'}"]
     assert run("jaxcifar.main", *here)[0] == 0
-    code, out, err = run("jaxcifar.tools.export", *here, "--to=torch", f"--file={file}")
+    code, out, err = run("jaxcifar.tools.export", tmp_path / "a", "--to=torch", f"--file={file}")
     assert code == 0 and "step 2" in out, err
     arrays = load_file(file)
     assert arrays["conv1.weight"].shape == (16, 1, 3, 3)
 
     there = [*QUICKSTART, f"--workdir={tmp_path / 'b'}", "--config.train.ema_decay=0.9"]
-    code, out, err = run("jaxcifar.tools.export", *there, "--from=torch", f"--file={file}")
+    code, out, err = run("jaxcifar.tools.import_weights", *there, "--from=torch", f"--file={file}")
     assert code == 0, err
     before, after = (run("jaxcifar.main", *where, "--mode=eval")[1] for where in (here, there))
     measured = re.search(r"loss .*", before)[0]
@@ -63,13 +63,15 @@ def test_weights_go_to_pytorch_and_back(run, tmp_path):
     weights = json.loads((tmp_path / "b" / "manifest.json").read_text())["weights"]
     assert weights["file"] == str(file) and not weights["reset_head"]
     assert weights["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    code, out, err = run("jaxcifar.tools.export", *there, "--to=torch", f"--file={file}.again")
+    code, out, err = run(
+        "jaxcifar.tools.export", tmp_path / "b", "--to=torch", f"--file={file}.again"
+    )
     assert code == 0, err
     again = load_file(f"{file}.again")
     assert arrays.keys() == again.keys()
     for name in arrays:
         np.testing.assert_array_equal(arrays[name], again[name])
-    code, _, err = run("jaxcifar.tools.export", *there, "--from=torch", f"--file={file}")
+    code, _, err = run("jaxcifar.tools.import_weights", *there, "--from=torch", f"--file={file}")
     assert code == 1 and "already contains checkpoints" in err
 
 
@@ -97,7 +99,7 @@ def test_an_unsuitable_file_is_explained_and_leaves_nothing(run, tmp_path, chang
         save_file(arrays, file)
     workdir = tmp_path / "run"
     code, out, err = run(
-        "jaxcifar.tools.export",
+        "jaxcifar.tools.import_weights",
         *QUICKSTART,
         f"--workdir={workdir}",
         "--from=torch",
@@ -118,35 +120,35 @@ def test_a_run_starts_from_another_ones_weights_with_a_new_classifier(run, tmp_p
     file, here, there = (tmp_path / name for name in ("saved.safetensors", "here", "there"))
     save_file({f"module.{name}": array for name, array in saved.items()}, file)
 
-    def export(workdir, *arguments, dataset="cifar100", module="jaxcifar.tools.export"):
+    def start(workdir, *arguments, dataset="cifar100", module="jaxcifar.tools.import_weights"):
         base = ["--config.model.name=resnet8", "--config.train.num_epochs=1"]
         recipe = ["--config=configs/quickstart.py", f"--config.dataset.name={dataset}", *base]
         schedule = ["--config.schedule.name=constant", "--config.schedule.milestones_epochs=()"]
         return run(module, *recipe, *schedule, f"--workdir={workdir}", *arguments)
 
-    code, out, err = export(here, "--from=torch", f"--file={file}", dataset="fake")
+    code, out, err = start(here, "--from=torch", f"--file={file}", dataset="fake")
     assert code == 0 and "every name begins with 'module.', which was removed" in out, err
-    code, out, err = export(there, "--from=run", f"--file={here}")
+    code, out, err = start(there, "--from=run", f"--file={here}")
     assert code == 1 and not out and not there.exists()
     assert err.splitlines()[1:] == [
         "  params/head/bias: shape (10,), expected (100,)",
         "  params/head/kernel: shape (64, 10), expected (64, 100)",
         "  Only the classifier does not fit; --reset_head initialises a new one instead.",
     ]
-    code, out, err = export(there, "--from=run", f"--file={here}", "--reset_head")
+    code, out, err = start(there, "--from=run", f"--file={here}", "--reset_head")
     assert code == 0 and f"a new classifier and otherwise the weights of {here}, step 0" in out, err
     weights = json.loads((there / "manifest.json").read_text())["weights"]
     assert weights["reset_head"] and weights["step"] == 0 and weights["file"] == str(here)
     assert len(weights["sha256"]) == 64
     file = tmp_path / "new.safetensors"
-    assert export(there, "--to=torch", f"--file={file}")[0] == 0
+    assert run("jaxcifar.tools.export", there, "--to=torch", f"--file={file}")[0] == 0
     found = load_file(file)
     assert found["fc.weight"].shape == (100, 64) and found["fc.weight"].std() > 0
     for name in saved.keys() - {"fc.weight", "fc.bias"}:
         np.testing.assert_array_equal(found[name], saved[name])
 
     shutil.rmtree(here / "checkpoints")  # it would train from random weights, against its record
-    code, _, err = export(here, module="jaxcifar.main", dataset="fake")
+    code, _, err = start(here, module="jaxcifar.main", dataset="fake")
     assert code == 1 and "no checkpoint, but manifest.json says that the run started from" in err
     assert not (here / "metrics.csv").exists()
 
@@ -160,18 +162,6 @@ def test_the_kind_of_source_is_told_from_its_path(run, tmp_path):
         ("run", "a", "no checkpoint"),
     ):
         source = [f"--from={kind}", f"--file={tmp_path / name}", f"--workdir={tmp_path / 'new'}"]
-        code, _, err = run("jaxcifar.tools.export", *QUICKSTART, *source)
+        code, _, err = run("jaxcifar.tools.import_weights", *QUICKSTART, *source)
         assert code == 1 and message in err and str(tmp_path) in err and "Traceback" not in err
     assert not (tmp_path / "new").exists()
-
-
-def test_export_requires_one_direction(run, tmp_path):
-    arguments = [*QUICKSTART, f"--workdir={tmp_path}", "--file=x"]
-    code, _, err = run("jaxcifar.tools.export", *arguments)
-    assert code == 1 and "exactly one of --to and --from" in err
-    code, _, err = run("jaxcifar.tools.export", *arguments, "--to=torch", "--reset_head")
-    assert code == 1 and "--reset_head has no effect with --to" in err
-    code, _, err = run(
-        "jaxcifar.tools.export", *arguments, "--to=torch", "--config.model.ternary=twn"
-    )
-    assert code == 1 and "model.ternary = 'twn'" in err
