@@ -37,6 +37,7 @@ CONVOLVE_AND_POOL = "jaxcifar_convolve_and_pool"
 _UNPOOL_AND_CONVOLVE = "jaxcifar_unpool_and_convolve"
 _UNPOOLED_KERNEL_GRADIENT = "jaxcifar_unpooled_kernel_gradient"
 _CHANNEL_SUMS = "jaxcifar_channel_sums"
+_CONVOLVE_PACKED = "jaxcifar_convolve_packed"
 _TARGETS = (
     _CONVOLVE,
     _KERNEL_GRADIENT,
@@ -44,6 +45,7 @@ _TARGETS = (
     _UNPOOL_AND_CONVOLVE,
     _UNPOOLED_KERNEL_GRADIENT,
     _CHANNEL_SUMS,
+    _CONVOLVE_PACKED,
 )
 _BUILD_PREFIX = "build-"
 _LOCK_SECONDS = 120.0
@@ -83,13 +85,46 @@ def convolve(
       strides: strides down and right.
       padding: rows of zeros before and after the image, then columns.
     """
-    size = (
+    size = _output_size(x, kernel.shape, strides, padding)
+    return _call(_CONVOLVE, (len(x), *size, kernel.shape[3]), x, kernel, strides, padding)
+
+
+def convolve_packed(
+    x: jax.Array,
+    codes: jax.Array,
+    scales: jax.Array,
+    shape: tuple[int, int, int, int],
+    strides: tuple[int, int],
+    padding: Sequence[tuple[int, int]],
+) -> jax.Array:
+    """Returns the convolution [N, H', W', out] with a ternary kernel, see `packed_ternary`.
+
+    Args:
+      x: images [N, H, W, in].
+      codes: levels of the kernel, uint8.
+      scales: weights of its levels [2, out], of the type of x.
+      shape: rows, columns, in and out of the kernel.
+      strides, padding: as in `convolve`.
+    """
+    size = _output_size(x, shape, strides, padding)
+    result = jax.ShapeDtypeStruct((len(x), *size, shape[3]), x.dtype)
+    call = jax.ffi.ffi_call(_CONVOLVE_PACKED, result, vmap_method="sequential")
+    window = np.array([*strides, padding[0][0], padding[1][0], *shape[:2]], np.int64)
+    return call(x, codes, scales, window=window)
+
+
+def _output_size(
+    x: jax.Array,
+    kernel_shape: tuple[int, ...],
+    strides: tuple[int, int],
+    padding: Sequence[tuple[int, int]],
+) -> tuple[int, ...]:
+    return tuple(
         (length + before + after - taps) // stride + 1
         for length, taps, stride, (before, after) in zip(
-            x.shape[1:3], kernel.shape[:2], strides, padding, strict=True
+            x.shape[1:3], kernel_shape[:2], strides, padding, strict=True
         )
     )
-    return _call(_CONVOLVE, (len(x), *size, kernel.shape[3]), x, kernel, strides, padding)
 
 
 def kernel_gradient(

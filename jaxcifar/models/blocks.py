@@ -10,7 +10,10 @@ from jaxcifar.errors import InputError
 from jaxcifar.kernels.relu import relu
 from jaxcifar.models import layers
 from jaxcifar.models.layers import Conv, Norm, check_choice
-from jaxcifar.models.ternary import TernaryConv
+from jaxcifar.models.ternary import PACKED, PackedConv, TernaryConv
+
+# The value of `norm` of a network whose normalisations are part of its convolutions.
+FOLDED = "folded"
 
 
 class ResidualNetwork(nn.Module, kw_only=True):
@@ -46,8 +49,9 @@ class ResidualNetwork(nn.Module, kw_only=True):
 
     def __post_init__(self):
         super().__post_init__()
-        check_choice("norm", self.norm, layers.NORMS)
-        check_choice("ternary", self.ternary, ("none", "twn", "ttq"))
+        if self.ternary != PACKED:  # made of a trained network, see `packing`
+            check_choice("norm", self.norm, layers.NORMS)
+            check_choice("ternary", self.ternary, ("none", "twn", "ttq"))
         check_choice("ternary_scale", self.ternary_scale, ("layer", "filter"))
         for field in "stochastic_depth", "dropout_rate":
             if not 0 <= (value := getattr(self, field)) < 1:
@@ -55,10 +59,12 @@ class ResidualNetwork(nn.Module, kw_only=True):
 
     def convs(self) -> tuple[Conv, Conv]:
         """Returns the function that creates the first convolution, and that for all others."""
-        use_bias = self.norm == "none"
+        use_bias = self.norm in ("none", FOLDED)
         stem_conv = partial(layers.conv, dtype=self.dtype, use_bias=use_bias)
         if self.ternary == "none":
             return stem_conv, stem_conv
+        if self.ternary == PACKED:
+            return stem_conv, partial(PackedConv, use_bias=use_bias, dtype=self.dtype)
         return stem_conv, partial(
             TernaryConv,
             scheme=self.ternary,
@@ -69,6 +75,8 @@ class ResidualNetwork(nn.Module, kw_only=True):
 
     def norm_layer(self, train: bool) -> Norm:
         """Returns the function that creates the normalisations, for training or for evaluation."""
+        if self.norm == FOLDED:
+            return lambda **_: lambda x: x
         return partial(
             layers.norm,
             train=train,

@@ -16,11 +16,13 @@ from flax import linen as nn
 from flax import traverse_util
 from flax.linen.dtypes import promote_dtype
 
-from jaxcifar.kernels import convolution
+from jaxcifar.kernels import convolution, packed_ternary
 from jaxcifar.models.layers import he_normal_fan_out
 
 # The collection in which each layer records how many of its weights are at -1, 0 and 1.
 LEVELS = "levels"
+# The scheme of networks whose kernels are packed, which cannot be trained.
+PACKED = "packed"
 
 
 class TernaryConv(nn.Module):
@@ -72,6 +74,39 @@ class TernaryConv(nn.Module):
         )
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(y.dtype)
+        return y
+
+
+class PackedConv(nn.Module):
+    """The convolution of a `TernaryConv` after training, whose kernel takes 1.6 bits per weight.
+
+    `packing.pack` makes its variables.
+
+    Attributes:
+      features: output channels.
+      kernel_size: height and width of the kernel.
+      strides: strides in both directions.
+      use_bias: whether to add a bias.
+      dtype: type of the computation.
+    """
+
+    features: int
+    kernel_size: int
+    strides: int = 1
+    use_bias: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns the convolution [B, H / strides, W / strides, features] of x [B, H, W, C]."""
+        zeros = nn.initializers.zeros
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        codes = self.param("codes", zeros, packed_ternary.codes_shape(shape), jnp.uint8)
+        scales = self.param("scales", zeros, (2, self.features))
+        x, scales = promote_dtype(x, scales, dtype=self.dtype)
+        y = packed_ternary.convolve(x, codes, scales, shape, self.strides)
+        if self.use_bias:
+            y += self.param("bias", zeros, (self.features,)).astype(y.dtype)
         return y
 
 
@@ -145,6 +180,16 @@ def ttq_levels(kernel: jax.Array) -> jax.Array:
     return jnp.where(jnp.abs(kernel) > threshold, jnp.sign(kernel), 0)
 
 
+def ternary_layers(
+    model: nn.Module, variables: Mapping[str, Any], image_shape: tuple[int, int, int]
+) -> set[tuple[str, ...]]:
+    """Returns the paths of a network's ternary convolutions; arguments as below."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    apply = partial(model.apply, train=False, mutable=[LEVELS])
+    _, found = jax.eval_shape(apply, variables, images)
+    return {path[:-1] for path in traverse_util.flatten_dict(found.get(LEVELS, {}))}
+
+
 def with_ternary_kernels(
     model: nn.Module, variables: Mapping[str, Any], image_shape: tuple[int, int, int]
 ) -> dict[str, Any]:
@@ -155,12 +200,8 @@ def with_ternary_kernels(
       variables: its `params` and `batch_stats`.
       image_shape: height, width and channels.
     """
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    apply = partial(model.apply, train=False, mutable=[LEVELS])
-    _, found = jax.eval_shape(apply, variables, images)
-    layers = {path[:-1] for path in traverse_util.flatten_dict(found.get(LEVELS, {}))}
     params = traverse_util.flatten_dict(variables["params"])
-    for layer in layers:
+    for layer in ternary_layers(model, variables, image_shape):
         kernel = params[*layer, "kernel"]
         if (*layer, "positive_scale") in params:
             scales = [params.pop((*layer, f"{sign}_scale")) for sign in ("positive", "negative")]

@@ -4,6 +4,7 @@
 
 #include "direct.h"
 #include "sums.h"
+#include "ternary.h"
 #include "winograd_gradient.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -57,16 +58,38 @@ ffi::Error Run(ffi::ThreadPool pool, ffi::AnyBuffer array, Compute compute) {
   }
 }
 
-ffi::Error Convolve(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer kernel,
-                    ffi::Result<ffi::AnyBuffer> y, Window window) {
+template <class T>
+void Convolve(const Threads& threads, const Shape& shape, ffi::AnyBuffer x, const T* kernel,
+              ffi::Result<ffi::AnyBuffer> y) {
+  if (ConvolvesFasterByPlanes(shape))
+    ConvolveByPlanes(threads, shape, ImagesOf<T>(x), kernel, TilesOf<T>(y));
+  else
+    ConvolveDirectly(threads, shape, x.typed_data<T>(), kernel, y->typed_data<T>());
+}
+
+ffi::Error ConvolveWithKernel(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer kernel,
+                              ffi::Result<ffi::AnyBuffer> y, Window window) {
   const Shape shape = ShapeOf(x.dimensions(), kernel.dimensions(), y->dimensions(), window);
   return Run(pool, x, [&](const Threads& threads, auto number) {
     using T = decltype(number);
-    if (ConvolvesFasterByPlanes(shape))
-      ConvolveByPlanes(threads, shape, ImagesOf<T>(x), kernel.typed_data<T>(), TilesOf<T>(y));
-    else
-      ConvolveDirectly(threads, shape, x.typed_data<T>(), kernel.typed_data<T>(),
-                       y->typed_data<T>());
+    Convolve<T>(threads, shape, x, kernel.typed_data<T>(), y);
+  });
+}
+
+// The same with a ternary kernel, whose rows and columns end the window.
+ffi::Error ConvolvePacked(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer codes,
+                          ffi::AnyBuffer scales, ffi::Result<ffi::AnyBuffer> y, Window window) {
+  const Index in = x.dimensions()[3], out = y->dimensions()[3];
+  const std::array<int64_t, 4> kernel = {window[4], window[5], in, out};
+  const Shape shape = ShapeOf(x.dimensions(), {kernel.data(), kernel.size()}, y->dimensions(),
+                              window);
+  return Run(pool, x, [&](const Threads& threads, auto number) {
+    using T = decltype(number);
+    const Index taps = shape.rows * shape.columns * in;
+    const Scratch<T> unpacked(taps * out);
+    const T* const weights = scales.typed_data<T>();
+    Unpack(threads, taps, out, codes.typed_data<uint8_t>(), weights, weights + out, unpacked + 0);
+    Convolve<T>(threads, shape, x, unpacked + 0, y);
   });
 }
 
@@ -141,7 +164,7 @@ auto Signature() {
       .Attr<Window>("window");
 }
 
-// Three arrays to a fourth, all but the corners of one float type.
+// Three arrays to a fourth, all but corners and codes of one float type.
 auto ThreeArrays() {
   return ffi::Ffi::Bind()
       .Ctx<ffi::ThreadPool>()
@@ -153,7 +176,9 @@ auto ThreeArrays() {
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcifar_convolve, Convolve, Signature());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcifar_convolve, ConvolveWithKernel, Signature());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcifar_convolve_packed, ConvolvePacked,
+                              ThreeArrays().Attr<Window>("window"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcifar_kernel_gradient, KernelGradient, Signature());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     jaxcifar_convolve_and_pool, ConvolveAndPool,
