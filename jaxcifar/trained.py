@@ -29,8 +29,8 @@ from jaxcifar.data import any_image, datasets, fitting
 from jaxcifar.data.split import DatasetInfo
 from jaxcifar.errors import InputError, unknown
 from jaxcifar.formats import model_file
-from jaxcifar.models import initial_weights
-from jaxcifar.models.ternary import LEVELS
+from jaxcifar.models import initial_weights, packing
+from jaxcifar.models.ternary import LEVELS, PACKED
 from jaxcifar.resilience import dataset_facts, manifest
 from jaxcifar.resilience.checkpoint import Checkpoints
 
@@ -121,15 +121,22 @@ class TrainedModel:
 
     def in_float32(self) -> "TrainedModel":
         """Returns the network computed in float32, whatever it was trained in."""
-        config = self.config.copy_and_resolve_references()
-        config.train.precision = "float32"
-        module = models.from_config(config, self.info.num_classes)
-        return dataclasses.replace(self, config=config, module=module)
+        return dataclasses.replace(self, module=self.module.clone(dtype=jnp.float32))
+
+    def packed(self) -> "TrainedModel":
+        """Returns the network with ternary kernels of 1.6 bits per weight, see `models.packing`.
+
+        Raises:
+          InputError: if its weights are not ternary.
+        """
+        module, variables = packing.pack(self.module, self.variables, self.info.image_shape)
+        return dataclasses.replace(self, module=module, variables=variables)
 
     def contents(self) -> model_file.Contents:
         """Returns what a file has of this network, see `formats.model_file`."""
+        packed = getattr(self.module, "ternary", "none") == PACKED
         return model_file.Contents(
-            self.config, self.step, self.info, self.class_names, self.variables
+            self.config, self.step, self.info, self.class_names, self.variables, packed
         )
 
     def probabilities(self, images: jax.Array) -> jax.Array:
@@ -276,14 +283,15 @@ def load(path: str | Path, checkpoint: str = "latest", *, ema: bool = False) -> 
     """
     path = Path(path)
     contents = model_file.read(path) if path.is_file() else _read_run(path, checkpoint, ema)
-    config, step, info, class_names, variables = contents
+    config, step, info, class_names, variables, packed = contents
     module = models.from_config(config, info.num_classes)
+    if packed:
+        module = packing.packed_module(module)
     shape = jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
     template = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), shape)
+    template = {name: template.get(name, {}) for name in ("params", "batch_stats")}
     try:
-        variables = initial_weights.from_variables(
-            variables, {name: template.get(name, {}) for name in ("params", "batch_stats")}, head=""
-        )
+        variables = _fitted(variables, template)
     except InputError as error:
         raise InputError(f"{path}: its weights are not those of its config:\n  {error}") from error
     return TrainedModel(
@@ -294,6 +302,24 @@ def load(path: str | Path, checkpoint: str = "latest", *, ema: bool = False) -> 
         info,
         class_names,
     )
+
+
+def _fitted(saved: Variables, template: Variables) -> Variables:
+    """Saved variables in the structure of a template, after checking all of them."""
+    arrays, wanted = (traverse_util.flatten_dict(tree) for tree in (saved, template))
+    codes = {path: like for path, like in wanted.items() if like.dtype == jnp.uint8}
+    for path, like in codes.items():
+        array = arrays.pop(path, np.zeros(0))
+        if array.dtype != np.uint8 or array.shape != like.shape:
+            found = f"{array.dtype} {array.shape}"
+            raise InputError(f"{'/'.join(path)}: {found}, expected uint8 {like.shape}")
+        codes[path], wanted[path] = array, None
+    floats = {path: like for path, like in wanted.items() if like is not None}
+    values = initial_weights.from_variables(
+        traverse_util.unflatten_dict(arrays), traverse_util.unflatten_dict(floats), head=""
+    )
+    merged = traverse_util.flatten_dict(values) | codes
+    return {"batch_stats": {}} | traverse_util.unflatten_dict(merged)
 
 
 def _read_run(workdir: Path, checkpoint: str, ema: bool) -> model_file.Contents:

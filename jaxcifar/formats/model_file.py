@@ -29,6 +29,7 @@ class Contents(NamedTuple):
     info: DatasetInfo
     class_names: tuple[str, ...]
     variables: dict[str, Any]
+    packed: bool = False  # whether they are those of `models.packing`
 
 
 def serialize(contents: Contents) -> bytes:
@@ -37,6 +38,7 @@ def serialize(contents: Contents) -> bytes:
         "format": _FORMAT,
         "config": manifest.plain(contents.config),
         "step": contents.step,
+        "packed": contents.packed,
         **dataset_facts.as_entries(contents.info, contents.class_names),
     }
     header["config"]["dataset"]["data_dir"] = ""  # of this machine
@@ -63,4 +65,5 @@ def read(file: Path) -> Contents:
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"{file}: not a network that jaxcifar exported ({error})") from error
     variables = traverse_util.unflatten_dict(stored, sep="/")
-    return Contents(config, step, info, class_names, {"batch_stats": {}} | variables)
+    variables = {"batch_stats": {}} | variables
+    return Contents(config, step, info, class_names, variables, header["packed"])

@@ -4,6 +4,8 @@
     jaxcifar export runs/resnet20 --to stablehlo --file models/resnet20.stablehlo
 
 - npz: one file that `jaxcifar.load` and `jaxcifar predict` read, in NumPy's format.
+- packed: the same for a network with ternary weights, of which each takes 1.6 bits. Batch
+  normalisation is part of the scales.
 - torch: a safetensors file for PyTorch. Names and layout are those of torchvision for the networks
   it has (ResNets of 18 layers or more and DenseNets, with the ImageNet stem), and follow the same
   pattern for all others. Ternary kernels have their ternary values.
@@ -22,7 +24,13 @@ from absl import flags
 from jaxcifar.errors import InputError
 from jaxcifar.tools import cli
 
-_ENDINGS = {"npz": "npz", "torch": "safetensors", "stablehlo": "stablehlo", "onnx": "onnx"}
+_ENDINGS = {
+    "npz": "npz",
+    "packed": "packed.npz",
+    "torch": "safetensors",
+    "stablehlo": "stablehlo",
+    "onnx": "onnx",
+}
 
 _TO = flags.DEFINE_enum("to", None, list(_ENDINGS), "Format to write.", required=True)
 _FILE = flags.DEFINE_string("file", None, "File to write [<name of the run>.<ending>].")

@@ -20,7 +20,7 @@ def write(model: TrainedModel, to: str, file: Path) -> None:
 
     Args:
       model: the network.
-      to: npz, torch, stablehlo or onnx, see `export`.
+      to: npz, packed, torch, stablehlo or onnx, see `export`.
       file: the file; its directory is created if missing.
 
     Raises:
@@ -43,6 +43,10 @@ def serialize(model: TrainedModel, to: str) -> bytes:
 
 def _npz(model: TrainedModel) -> bytes:
     return model_file.serialize(model.contents())
+
+
+def _packed(model: TrainedModel) -> bytes:
+    return model_file.serialize(model.packed().contents())
 
 
 def _torch(model: TrainedModel) -> bytes:
@@ -83,6 +87,7 @@ def _check_onnx(content: bytes, model: TrainedModel) -> None:
 
 _WRITERS: dict[str, Callable[[TrainedModel], bytes]] = {
     "npz": _npz,
+    "packed": _packed,
     "torch": _torch,
     "stablehlo": _stablehlo,
     "onnx": _onnx,

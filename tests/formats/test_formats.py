@@ -109,6 +109,26 @@ def test_a_model_file_is_the_same_network(model, images, tmp_path):
     np.testing.assert_array_equal(found.logits(images), model.logits(images))
 
 
+@pytest.mark.parametrize("family", ["resnet20 twn", "resnet20 ttq"])
+def test_packed_files_are_small_and_compute_the_same(family, images, tmp_path):
+    model = create(family)
+    for to in ("npz", "packed"):
+        write(model, to, tmp_path / f"{to}.npz")
+    found = load_model(tmp_path / "packed.npz")
+    expected = model.logits(images)
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(found.logits(images) / largest, expected / largest, atol=1e-4)
+    sizes = [(tmp_path / f"{to}.npz").stat().st_size for to in ("npz", "packed")]
+    assert sizes[1] < sizes[0] / 6  # 16 times less for the kernels; biases and names remain
+    again = tmp_path / "again.npz"
+    again.write_bytes(model_file.serialize(found.contents()))
+    np.testing.assert_array_equal(load_model(again).logits(images), found.logits(images))
+    wrong = {**found.contents().variables, "params": create("resnet20").variables["params"]}
+    again.write_bytes(model_file.serialize(found.contents()._replace(variables=wrong)))
+    with pytest.raises(InputError, match="its weights are not those of its config"):
+        load_model(again)
+
+
 @pytest.mark.parametrize("views", ["corners", "two_corners"])
 def test_test_time_views_are_exported(images, views):
     model = create("resnet20", test_time_flip=True, test_time_shift=1, test_time_views=views)
