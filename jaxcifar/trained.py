@@ -117,7 +117,7 @@ class TrainedModel:
 
     def logits(self, images: Images, *, batch_size: int = 256) -> np.ndarray:
         """Returns what `predict` takes the softmax of, float32 [N, classes]; arguments as there."""
-        return self._map("", self._logits, self.prepare(images), batch_size)
+        return self._map("", self.logits_of, self.prepare(images), batch_size)
 
     def in_float32(self) -> "TrainedModel":
         """Returns the network computed in float32, whatever it was trained in."""
@@ -141,7 +141,7 @@ class TrainedModel:
 
     def probabilities(self, images: jax.Array) -> jax.Array:
         """Returns float32 [N, classes] for uint8 images [N, *info.image_shape]; pure."""
-        return jax.nn.softmax(self._logits(self.variables, images))
+        return jax.nn.softmax(self.logits_of(self.variables, images))
 
     def apply(self, variables: Variables, images: jax.Array) -> jax.Array:
         """Returns the logits of normalised images; pure, so it can be differentiated.
@@ -224,7 +224,13 @@ class TrainedModel:
             return np.zeros((0, *self.info.image_shape), np.uint8)
         return np.stack(fitted)
 
-    def _logits(self, variables: Variables, images: jax.Array) -> jax.Array:
+    def logits_of(self, variables: Variables, images: jax.Array) -> jax.Array:
+        """Returns what `logits` does, for images of the right size; pure.
+
+        Args:
+          variables: as the attribute of this name.
+          images: uint8 [N, H, W, C] of `info.image_shape`.
+        """
         evaluation = self.config.eval
         return averaged_logits(
             partial(self.apply, variables),
