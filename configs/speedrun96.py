@@ -6,7 +6,8 @@
 Expected: 96.00 % test accuracy with the test-time views, the mean of 200 runs of the public record
 that this recipe follows (airbench96_faster of KellerJordan/cifar10-airbench).
 
-Measured: not yet.
+Measured: 95.88 % test accuracy, 95.40 % without the test-time views (1 seed), in 77.5 min per run
+(2 cores, AMD EPYC, jax 0.10.2, commit 1828551).
 
 The network is that of Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds", section 5. A small network
 picks 512 of each 1,024 images, see `jaxcifar.selection`.
