@@ -37,6 +37,8 @@ COMMANDS = {
         "jaxcifar.main", "Repeat a finished run and compare every bit.", "reproduce", "workdir"
     ),
     "sweep": Command("jaxcifar.tools.sweep", "Train the variants or seeds of a recipe."),
+    "find-lr": Command("jaxcifar.tools.find_lr", "Find a learning rate by a range test."),
+    "watch": Command("jaxcifar.tools.watch", "Show all runs in a directory while they run."),
     "report": Command("jaxcifar.tools.report", "Compare finished runs in a table."),
     "predict": Command("jaxcifar.tools.predict", "Predict the classes of images."),
     "export": Command("jaxcifar.tools.export", "Export a trained network to other formats."),
