@@ -1,0 +1,45 @@
+"""The display of all runs in a directory."""
+
+import json
+import shutil
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def watch(run_command):
+    """Runs `jaxcifar watch`; returns exit code, stdout and stderr."""
+    return lambda *arguments: run_command("jaxcifar", "watch", *arguments)[:3]
+
+
+def test_each_run_has_a_line(watch, whole_run, tmp_path):
+    shutil.copytree(whole_run, tmp_path / "a" / "finished")
+    shutil.copytree(whole_run, tmp_path / "a" / "stopped")
+    shutil.copytree(whole_run, tmp_path / "b")
+    stopped = tmp_path / "a" / "stopped"
+    run = json.loads((stopped / "manifest.json").read_text())
+    del run["end"]
+    (stopped / "manifest.json").write_text(json.dumps(run))
+    lines = (stopped / "metrics.csv").read_text().splitlines(keepends=True)
+    (stopped / "metrics.csv").write_text("".join(lines[: len(lines) // 2]) + "45,2.")
+    (tmp_path / "b" / "manifest.json").write_text('{"config": ')
+
+    code, out, err = watch(tmp_path, "--once")
+    assert code == 0 and not err
+    shown = {line.split()[0]: line for line in out.splitlines()[1:]}
+    assert "finished" in shown["a/finished"] and "(100%)" in shown["a/finished"]
+    whole = json.loads((whole_run / "manifest.json").read_text())
+    accuracy = whole["end"]["metrics"]["validation"]["accuracy"]
+    assert f"validation {accuracy:.2%}" in shown["a/finished"]
+    assert "stopped" in shown["a/stopped"] and "▁" in shown["a/stopped"]
+    assert "unreadable" in shown["b"]
+
+
+def test_mistakes_are_explained(watch, tmp_path):
+    for arguments, message in (
+        ((tmp_path / "none",), "none: no such directory"),
+        ((tmp_path,), "no runs (no directory with manifest.json)"),
+        ((tmp_path, "--interval=0"), "--interval=0"),
+    ):
+        code, out, err = watch(*arguments)
+        assert code == 1 and not out and message in err
