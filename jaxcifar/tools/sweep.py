@@ -1,5 +1,6 @@
 """Trains the variants of a recipe one after another: ablations, grids, random searches, seeds.
 
+    jaxcifar sweep --config configs/ablations.py --list
     jaxcifar sweep --config configs/ablations.py --dry_run
     jaxcifar sweep --config configs/ablations.py --only baseline,cosine --seeds 0,1,2
     jaxcifar sweep --config configs/resnet20.py --seeds 0,1,2,3,4
@@ -41,6 +42,7 @@ _WORKDIR = flags.DEFINE_string(
 )
 _ONLY = flags.DEFINE_list("only", None, "Names of the variants to train [all].")
 _SEEDS = flags.DEFINE_list("seeds", None, "Seeds to train each variant with [the recipe's].")
+_LIST = flags.DEFINE_bool("list", False, "Print the variants and their fields.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the commands without running them.")
 
 Fields = dict[str, Any]  # e.g. {"optimizer.learning_rate": 0.1}
@@ -64,6 +66,8 @@ def main() -> None:
     """Trains the variants that the flags select."""
     from jaxcifar.resilience import manifest  # slow to import; --help does not need it
 
+    if _LIST.value:
+        return _print_variants()
     trials = _trials()
     for trial in trials:
         manifest.check_config(trial.workdir, trial.config)
@@ -179,11 +183,24 @@ def _named(path: str, found: Any) -> Iterable[tuple[str, Fields]]:
         yield re.sub(r"[^\w.+=-]+", "_", "+".join(texts)), fields
 
 
-def _trials() -> list[Trial]:
-    """Returns the runs that the flags select, each with a validated config."""
+def _recipe() -> str:
+    """The value of --config."""
     if _CONFIG.value is None:
         raise InputError("--config must name a recipe, e.g. --config=configs/ablations.py")
-    recipe = config_flags.get_config_filename(flags.FLAGS["config"])
+    return config_flags.get_config_filename(flags.FLAGS["config"])
+
+
+def _print_variants() -> None:
+    found = variants(_recipe().split(":")[0])
+    width = max(map(len, found))
+    for name, fields in found.items():
+        values = ", ".join(f"{field}={value}" for field, value in fields.items())
+        print(f"{name:{width}}  {values or 'the recipe itself'}".lstrip())
+
+
+def _trials() -> list[Trial]:
+    """Returns the runs that the flags select, each with a validated config."""
+    recipe = _recipe()
     found = variants(recipe.split(":")[0])
     for name in _ONLY.value or ():
         if name not in found:

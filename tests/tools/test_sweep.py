@@ -93,6 +93,15 @@ def test_named_variants_run_in_order_with_the_given_fields(recipe, commands):
     ]
 
 
+def test_variants_are_listed_with_their_fields(recipe, run_command):
+    path = recipe('{"plain": {}, "fast": {"optimizer.learning_rate": 0.5}}')
+    code, out, err, _ = run_command("jaxcifar.tools.sweep", f"--config={path}", "--list")
+    assert code == 0, err
+    assert out == "plain  the recipe itself\nfast   optimizer.learning_rate=0.5\n"
+    _, out, _, _ = run_command("jaxcifar.tools.sweep", f"--config={recipe()}", "--list")
+    assert out == "the recipe itself\n"
+
+
 def test_a_grid_has_each_combination_once_under_its_own_name(recipe, commands):
     grid = '{"optimizer.learning_rate": [0.01, 0.1], "optimizer.weight_decay": [0.0, 5e-4]}'
     assert commands(recipe(f"ParameterGrid({grid})")) == [
