@@ -45,7 +45,7 @@ def test_commands_and_recipes_exist(page):
         assert (REPOSITORY / recipe).exists(), recipe
     for script in re.findall(r"scripts/[\w/]+\.(?:py|sh)", text):
         assert (REPOSITORY / script).exists(), script
-    for command in re.findall(r"^\s*jaxcifar (\w+)", text, re.MULTILINE):
+    for command in re.findall(r"^\s*jaxcifar ([\w-]+)", text, re.MULTILINE):
         assert command in COMMANDS, command
     for module in re.findall(r"python -m (jaxcifar[\w.]*)", text):
         assert (REPOSITORY / (module.replace(".", "/") + ".py")).exists(), module

@@ -40,7 +40,10 @@ def create(name):
     return module, {"batch_stats": {}, **{k: variables[k] for k in variables if k != "levels"}}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n == "bottlenecks" else []) for n in NETWORKS],
+)
 def test_logits_are_the_same_and_weights_take_few_bits(name):
     module, variables = create(name)
     packed, small = packing.pack(module, variables, (32, 32, 3))
