@@ -100,17 +100,17 @@ class Graph:
             )
         if name in _UNCHANGED:
             return values
-        (output,) = equation.outvars
-        if _isconstant(values) and ANY not in output.aval.shape:
+        if _is_constant(values) and not any(ANY in v.aval.shape for v in equation.outvars):
             full = [np.broadcast_to(v.data, a.aval.shape) for v, a in _pairs(values, equation)]
-            return [constant(equation.primitive.bind(*map(jnp.asarray, full), **params))]
+            found = equation.primitive.bind(*map(jnp.asarray, full), **params)
+            return list(map(constant, found if equation.primitive.multiple_results else [found]))
         if name in _ELEMENTWISE:
             return [self._elementwise(_ELEMENTWISE[name], values)]
         rule = getattr(self, f"_{name}", None)
         if rule is None:
             raise InputError(f"--to=onnx: the network has an operation that is not known: {name}")
         shapes = [atom.aval.shape for atom in equation.invars]
-        return [rule(values, shapes, output.aval, params)]
+        return [rule(values, shapes, equation.outvars[0].aval, params)]
 
     def node(
         self, kind: str, inputs: Sequence[str | np.ndarray], output: str = "", **attributes: Any
@@ -213,7 +213,7 @@ class Graph:
 
     def _dynamic_slice(self, values: list[Value], shapes: Any, aval: Any, _: Any) -> Value:
         value, *starts = values
-        if not _isconstant(starts):
+        if not _is_constant(starts):
             raise InputError("--to=onnx: the network slices at computed places")
         # A slice is moved to where it fits.
         lasts = [n - size for n, size in zip(shapes[0], aval.shape, strict=True)]
@@ -320,16 +320,20 @@ class Graph:
     def _scan(self, equation: Any, values: list[Value]) -> list[Value]:
         """Adds each iteration of a loop over constants, one after another."""
         params = equation.params
-        fixed, carried = params["num_consts"], params["num_carry"]
-        consts, carry = values[:fixed], values[fixed : fixed + carried]
-        inputs = values[fixed + carried :]
-        if not _isconstant(inputs) or params["reverse"]:
+        inner = getattr(params["jaxpr"], "jaxpr", params["jaxpr"])
+        inner_consts = getattr(params["jaxpr"], "consts", ())
+        # What is the same in each iteration, or carried, has the same shape within the loop. The
+        # numbers of each are in the parameters, but under names that depend on JAX's version.
+        carried = _count_equal_shapes(equation.outvars, inner.outvars)
+        kept = _count_equal_shapes(equation.invars, inner.invars)
+        consts, carry = values[: kept - carried], values[kept - carried : kept]
+        inputs = values[kept:]
+        if not _is_constant(inputs) or params["reverse"]:
             raise InputError("--to=onnx: the network has a loop over computed values")
         outputs: list[list[Value]] = []
         for number in range(params["length"]):
             slices = [constant(np.asarray(value.data)[number]) for value in inputs]
-            inner = params["jaxpr"]
-            results = self.add_jaxpr(inner.jaxpr, inner.consts, [*consts, *carry, *slices])
+            results = self.add_jaxpr(inner, inner_consts, [*consts, *carry, *slices])
             carry, rows = results[:carried], results[carried:]
             outputs.append(rows)
         stacked = []
@@ -341,13 +345,18 @@ class Graph:
         return [*carry, *stacked]
 
 
+def _count_equal_shapes(outer: Sequence[Any], inner: Sequence[Any]) -> int:
+    pairs = zip(outer, inner, strict=True)
+    return sum(one.aval.shape == other.aval.shape for one, other in pairs)
+
+
 def constant(value: Any) -> Value:
     """Returns a number or an array as a constant."""
     array = np.asarray(value)
     return Value(array, array.shape)
 
 
-def _isconstant(values: Sequence[Value]) -> bool:
+def _is_constant(values: Sequence[Value]) -> bool:
     return not any(isinstance(value.data, str) for value in values)
 
 

@@ -70,7 +70,7 @@ def convolve(
     padding = [(half_rows, half_rows), (half_columns, half_columns)]
     if is_cpu() and native.supports(x):
         return native.convolve_packed(x, codes, scales, shape, (stride, stride), padding)
-    if jax.default_backend() == "gpu":
+    if jax.default_backend() == "gpu" and packed_matmul.is_available():
         return packed_matmul.convolve(x, codes, scales, shape, stride, padding)
     levels = unpack(codes, shape)
     kernel = jnp.where(levels > 0, scales[0], 0) - jnp.where(levels < 0, scales[1], 0)
