@@ -12,6 +12,7 @@ Variants are compared on 5,000 images held out from the training split. Not yet 
 from ml_collections import ConfigDict
 
 from jaxcifar.config import default, with_variant
+from jaxcifar.config.recipes import ablations
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -36,17 +37,8 @@ def get_config(argument: str = "") -> ConfigDict:
 
 def get_sweep() -> dict[str, dict]:
     """Returns the fields in which each variant differs from the baseline, by the variant's name."""
-    # Clears the milestones of both the full recipe and its smoke variant.
-    no_milestones = {"schedule.milestones_epochs": (), "schedule.milestones_steps": ()}
     return {
-        "baseline": {},
-        "cosine": {"schedule.name": "cosine", **no_milestones},
-        "constant": {"schedule.name": "constant", **no_milestones},
-        "resnet34": {"model.name": "resnet34"},
-        "resnet50": {"model.name": "resnet50"},
-        # Without normalisation, training diverges at the baseline's learning rate.
-        "no_batch_norm": {"model.norm": "none", "optimizer.learning_rate": 0.01},
-        "batch_32": {"train.batch_size": 32},
+        **ablations(deeper=("resnet34", "resnet50")),
         "no_augmentation": {"augment.crop_padding": 0, "augment.horizontal_flip": False},
         "no_weight_decay": {"optimizer.weight_decay": 0.0},
         "no_momentum": {"optimizer.momentum": 0.0},

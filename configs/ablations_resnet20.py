@@ -14,7 +14,7 @@ Results are in docs/results.md.
 from ml_collections import ConfigDict
 
 from jaxcifar.config import with_variant
-from jaxcifar.config.recipes import he2015, with_length
+from jaxcifar.config.recipes import ablations, he2015, with_length
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -27,16 +27,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
 def get_sweep() -> dict[str, dict]:
     """Returns the fields in which each variant differs from the baseline, by the variant's name."""
-    # Clears the milestones of both the full recipe and its smoke variant.
-    no_milestones = {"schedule.milestones_epochs": (), "schedule.milestones_steps": ()}
     return {
-        "baseline": {},
-        "cosine": {"schedule.name": "cosine", **no_milestones},
-        "constant": {"schedule.name": "constant", **no_milestones},
-        "resnet32": {"model.name": "resnet32"},
-        "resnet56": {"model.name": "resnet56"},
-        # Without normalisation, training diverges at the baseline's learning rate.
-        "no_batch_norm": {"model.norm": "none", "optimizer.learning_rate": 0.01},
-        "batch_32": {"train.batch_size": 32},
+        **ablations(deeper=("resnet32", "resnet56")),
         "batch_512": {"train.batch_size": 512},
     }

@@ -6,8 +6,8 @@
 The last command trains the float32 twin only. The recipe is that of He et al. 2015, section 4.2,
 with a cosine schedule over its 30 epochs. Ternary weights follow Li et al. 2016, "Ternary Weight
 Networks" (TWN), and Zhu et al. 2016, "Trained Ternary Quantization" (TTQ); the first and the last
-layer stay float32, as in both papers. Here all three start from random weights, where Zhu et al.
-start from a trained float32 network.
+layer stay float32, as in both papers. Here all three start from random weights, whereas Zhu et
+al. start from a trained float32 network.
 
 Results are in docs/results.md.
 """

@@ -330,9 +330,7 @@ def _fitted(saved: Variables, template: Variables) -> Variables:
 
 def _read_run(workdir: Path, checkpoint: str, ema: bool) -> model_file.Contents:
     """What a model file would have of a run; arguments and errors as those of `load`."""
-    run = manifest.read(workdir)
-    if "config" not in run:
-        raise InputError(f"{workdir}: not a run: it has no manifest.json with a config")
+    run = manifest.read_run(workdir)
     if not (checkpoint in ("latest", "best") or checkpoint.isdecimal()):
         raise InputError(f"checkpoint = {checkpoint!r}: must be latest, best or a step, e.g. 64000")
     config = manifest.saved_config(run)

@@ -1,5 +1,8 @@
 """Recipes that several files of configs/ share."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from jaxcifar.config.structure import default
@@ -35,6 +38,25 @@ def with_length(config: ConfigDict, epochs: float, schedule: str) -> ConfigDict:
     config.schedule.name = schedule
     config.schedule.milestones_steps = ()
     return config
+
+
+def ablations(deeper: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Returns the variants of a baseline with a multistep schedule that both ablations compare.
+
+    Args:
+      deeper: names of the deeper networks to compare with the baseline's.
+    """
+    # Clears the milestones of both the full recipe and its smoke variant.
+    no_milestones = {"schedule.milestones_epochs": (), "schedule.milestones_steps": ()}
+    return {
+        "baseline": {},
+        "cosine": {"schedule.name": "cosine", **no_milestones},
+        "constant": {"schedule.name": "constant", **no_milestones},
+        **{name: {"model.name": name} for name in deeper},
+        # Without normalisation, training diverges at the baseline's learning rate.
+        "no_batch_norm": {"model.norm": "none", "optimizer.learning_rate": 0.01},
+        "batch_32": {"train.batch_size": 32},
+    }
 
 
 def jordan2024(model: str, epochs: float, rate: float, weight_decay: float = 0.0153) -> ConfigDict:

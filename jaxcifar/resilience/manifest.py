@@ -210,6 +210,18 @@ def read(workdir: Path) -> dict[str, Any]:
     return run if "config" in run else {**_carried(workdir), **run}
 
 
+def read_run(workdir: Path) -> dict[str, Any]:
+    """Returns the manifest of a run that must exist.
+
+    Raises:
+      InputError: if there is none, or it has no config; otherwise as `read`.
+    """
+    run = read(workdir)
+    if "config" not in run:
+        raise InputError(f"{workdir}: not a run: it has no manifest.json with a config")
+    return run
+
+
 def is_missing(workdir: Path) -> bool:
     """Returns whether the file of a run's manifest is missing, or does not have the config."""
     return "config" not in _read_file(workdir)

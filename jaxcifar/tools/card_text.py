@@ -160,7 +160,7 @@ def _speed(facts: Mapping[str, Any]) -> str:
         f"{facts['peak_memory_bytes'] / 2**30:.2f} GiB",
         "",
         f"Medians on {machine['processor']}, {machine['cores']} cores "
-        f"({', '.join(machine['devices'])}); in parentheses, where the slowest tenth begins:",
+        f"({', '.join(machine['devices'])}); in parentheses, the 90th percentile of the calls:",
         "",
         *_table(("program", "one image", "images/s in batches of 256"), rows),
     ])  # fmt: skip
@@ -171,8 +171,7 @@ def _limits(facts: Mapping[str, Any]) -> str:
     lines = [
         f"It always answers with one of its {len(facts['class_names'])} classes, whatever an image "
         "shows.",
-        f"Images are resized to {height}x{width} pixels; what is smaller than a pixel there is "
-        "lost.",
+        f"Images are resized to {height}x{width} pixels; finer details are lost.",
         "Test images are of the same source as those it was trained on. On images from elsewhere "
         "its accuracy is not known; `jaxcifar eval RUN --on` measures it.",
     ]
@@ -187,7 +186,9 @@ def _limits(facts: Mapping[str, Any]) -> str:
             f"strength {worst[2]}: {worst[0]:.1%}."
         )
     if "calibration" in facts and facts["calibration"]["before"] > 0.05:
-        lines.append("Its probabilities are not to be taken as such without temperature scaling.")
+        lines.append(
+            "Its probabilities are poorly calibrated: scale them by the temperature above."
+        )
     lines.append("One run was measured: another seed gives another network.")
     return "\n".join(f"- {line}" for line in lines)
 

@@ -10,7 +10,6 @@ from rich.table import Table
 
 from jaxcifar import metrics
 from jaxcifar.data import other_images
-from jaxcifar.errors import InputError
 from jaxcifar.evaluate import evaluate_run, print_report
 from jaxcifar.reporting.console import Console
 from jaxcifar.resilience import manifest
@@ -31,10 +30,7 @@ def evaluate(workdir: Path, images: str | None = None) -> None:
     """
     if images:
         return _evaluate_on(load(workdir), workdir, Path(images))
-    run = manifest.read(workdir)
-    if "config" not in run:
-        raise InputError(f"{workdir}: not a run: it has no manifest.json with a config")
-    evaluate_run(manifest.saved_config(run), workdir)
+    evaluate_run(manifest.saved_config(manifest.read_run(workdir)), workdir)
 
 
 def _evaluate_on(model: TrainedModel, workdir: Path, path: Path) -> None:

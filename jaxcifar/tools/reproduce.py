@@ -108,9 +108,7 @@ def _seeds(workdir: Path) -> list[Path]:
 
 def _check(workdir: Path) -> None:
     """Raises an InputError if the run in `workdir` cannot be repeated."""
-    run = manifest.read(workdir)
-    if "config" not in run:
-        raise InputError(f"{workdir}: not a run: it has no manifest.json with a config")
+    run = manifest.read_run(workdir)
     if "end" not in run:
         raise InputError(f"{workdir}: the run has not finished; resume it with its config first")
     if changes := run.get("config_changes"):

@@ -20,7 +20,7 @@ IMAGES = ROOT / "docs" / "images" / "results"
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
 BINS = 10
 _BLUE, _GREY = "#0b62c4", "0.6"
-_MIN_EVALUATIONS = 4  # fewer are no curve
+_MIN_EVALUATIONS = 4  # below this, a curve shows nothing
 
 
 class Picture:
