@@ -32,5 +32,5 @@ for seed in 0 1 2; do
         --config.train.seed="$seed" "$@"
 done
 "$python" -m jaxcifar.main --config "configs/resnet18.py${FORM:-}" --workdir "$out/resnet18" "$@"
-"$python" -m jaxcifar.tools.report --runs "$out"
+"$python" -m jaxcifar.tools.report "$out"
 exit $code

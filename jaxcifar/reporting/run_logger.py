@@ -2,6 +2,7 @@
 
 import copy
 import datetime
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,11 +15,15 @@ from rich.text import Text
 
 from jaxcifar.metrics.layer_statistics import Statistics, troubled_layers
 from jaxcifar.reporting.console import Console
-from jaxcifar.reporting.csv_log import CsvLog
+from jaxcifar.reporting.csv_log import CsvLog, read_rows
 from jaxcifar.reporting.event_files import load_writer
 from jaxcifar.reporting.format import CSV_COLUMNS, describe, duration
 from jaxcifar.reporting.layer_table import LAYER_COLUMNS, layer_histograms, layer_rows
+from jaxcifar.reporting.sparkline import sparkline
 from jaxcifar.reporting.table_damage import Steps
+
+_SPARKLINE = 40  # columns
+_KEPT = ("loss", "accuracy")
 
 
 class RunLogger:
@@ -84,6 +89,10 @@ class RunLogger:
 
         self._csv = open_table("metrics.csv", CSV_COLUMNS) if active else None
         self._layers = open_table("layers.csv", LAYER_COLUMNS) if active and layers else None
+        self._losses: list[float] = []
+        self._best: dict[str, float] = {}
+        for row in read_rows(workdir / "metrics.csv") if self._csv else ():
+            self._remember(row["split"], {k: float(v) for k, v in row.items() if k in _KEPT and v})
         self._allow_zero = allow_zero
         self._layer_warnings: list[str] = []
         self._events = open_events(workdir) if open_events else None
@@ -144,7 +153,7 @@ class RunLogger:
         text = f"epoch {step / self._steps_per_epoch:.2f}  {describe(scalars)}"
         left = "" if seconds_left is None else f"{duration(seconds_left)} left"
         if self._console.is_terminal:
-            self._status.plain = text
+            self._status.plain = f"{text}\n{self._so_far()}"
             self._bar.update(self._task, description=left)
         else:
             self.print(f"step {step:,}/{self._num_steps:,}  {text}  {left}".rstrip())
@@ -194,7 +203,27 @@ class RunLogger:
         if self._events:
             self._events.write_histograms(step, layer_histograms(params, gradients))
 
+    def _remember(self, split: str, scalars: Mapping[str, float]) -> None:
+        """Keeps what `_so_far` shows."""
+        if split == "train":
+            self._losses.append(scalars.get("loss", math.nan))
+        elif "accuracy" in scalars:
+            self._best[split] = max(scalars["accuracy"], self._best.get(split, 0.0))
+
+    def _so_far(self) -> str:
+        """A sparkline of the training losses, and the best accuracy, since the run began.
+
+        That is on validation images, or on test images if there are no others.
+        """
+        best = [
+            f"best {split} accuracy {self._best[split]:.2%}"
+            for split in ("validation", "test")
+            if split in self._best
+        ]
+        return "  ".join([f"loss {sparkline(self._losses, _SPARKLINE)}", *best[:1]])
+
     def _write(self, step: int, split: str, scalars: Mapping[str, float]) -> None:
+        self._remember(split, scalars)
         if self._csv:
             now = datetime.datetime.now(datetime.UTC)
             row = {

@@ -1,6 +1,5 @@
 """How far a run has come, read from its files while it may be written to."""
 
-import itertools
 import json
 import os
 from datetime import datetime
@@ -9,8 +8,6 @@ from typing import Any, NamedTuple
 
 from jaxcifar.regular_files import check_regular
 from jaxcifar.reporting.csv_log import Row, read_rows
-
-_BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 class Status(NamedTuple):
@@ -69,19 +66,6 @@ def read(workdir: Path) -> Status:
         speeds[-1] if speeds else None,
         None if state != "running" else _seconds_left(run, training, done),
     )
-
-
-def sparkline(values: tuple[float, ...], width: int) -> str:
-    """Returns a line of blocks whose heights are the values, each the mean of some if too many."""
-    finite = [value for value in values if value == value and abs(value) != float("inf")]
-    if not finite:
-        return ""
-    count = min(width, len(finite))
-    ends = [round(len(finite) * part / count) for part in range(count + 1)]
-    means = [sum(finite[a:b]) / (b - a) for a, b in itertools.pairwise(ends)]
-    low, high = min(means), max(means)
-    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0
-    return "".join(_BLOCKS[round((value - low) * scale)] for value in means)
 
 
 def _state(workdir: Path, run: dict[str, Any]) -> str:

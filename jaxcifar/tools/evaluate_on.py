@@ -9,7 +9,7 @@ import numpy as np
 from rich.table import Table
 
 from jaxcifar import metrics
-from jaxcifar.data import other_images
+from jaxcifar.data import datasets, other_images
 from jaxcifar.evaluate import evaluate_run, print_report
 from jaxcifar.reporting.console import Console
 from jaxcifar.resilience import manifest
@@ -19,6 +19,8 @@ from jaxcifar.trained import TrainedModel, load
 
 def evaluate(workdir: Path, images: str | None = None) -> None:
     """Prints the metrics of a run's last checkpoint, on its own data set or on other images.
+
+    Of its own data set, unless that is a folder of large images, the predictions are saved too.
 
     Args:
       workdir: directory of the run.
@@ -30,7 +32,9 @@ def evaluate(workdir: Path, images: str | None = None) -> None:
     """
     if images:
         return _evaluate_on(load(workdir), workdir, Path(images))
-    evaluate_run(manifest.saved_config(manifest.read_run(workdir)), workdir)
+    config = manifest.saved_config(manifest.read_run(workdir))
+    config.eval.predictions |= datasets.uses_device_pipeline(config.dataset)
+    evaluate_run(config, workdir)
 
 
 def _evaluate_on(model: TrainedModel, workdir: Path, path: Path) -> None:

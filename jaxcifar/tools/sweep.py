@@ -84,7 +84,7 @@ def main() -> None:
             sys.exit(code)
         elif code:
             failed.append(f"{trial.workdir} (exit code {code})")
-    subprocess.run([sys.executable, "-m", "jaxcifar.tools.report", f"--runs={_workdir()}"])
+    subprocess.run([sys.executable, "-m", "jaxcifar.tools.report", str(_workdir())])
     if failed:
         sys.exit(
             f"error: {len(failed)} of {len(trials)} runs failed: {', '.join(failed)}\n"

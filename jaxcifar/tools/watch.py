@@ -2,12 +2,15 @@
 
     jaxcifar watch runs
     jaxcifar watch runs/sweep runs/resnet20 --once
+    jaxcifar watch runs --html report.html
 
 A line per run: progress, epoch, a sparkline of the training loss and its last value, the last
 accuracy on validation or else test images, images/s and the time left. The display is refreshed
-until Ctrl-C, or until all runs have finished.
+until Ctrl-C, or until all runs have finished. --html writes the report of `jaxcifar report` again
+every minute, which a browser that shows it reads again by itself.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,12 +26,16 @@ from jaxcifar.reporting import run_status
 from jaxcifar.reporting.console import Console, printable
 from jaxcifar.reporting.format import duration
 from jaxcifar.reporting.run_status import Status
+from jaxcifar.reporting.sparkline import sparkline
 from jaxcifar.tools import cli
 
 _INTERVAL = flags.DEFINE_float("interval", 2.0, "Seconds between looks.", lower_bound=0.1)
+_HTML = flags.DEFINE_string("html", None, "HTML file to write the report to, every minute.")
 _ONCE = flags.DEFINE_bool("once", False, "Look once, and end.")
 
 _SPARKLINE, _BAR = 24, 16
+_HTML_SECONDS = 60
+_WIDTH = 140  # where there is no terminal
 
 
 def main(arguments: list[str]) -> None:
@@ -36,17 +43,49 @@ def main(arguments: list[str]) -> None:
     roots = [Path(argument) for argument in arguments or ["runs"]]
     if not list(find_runs(roots)):
         raise InputError(f"{', '.join(map(str, roots))}: no runs (no directory with manifest.json)")
-    console = Console()
-    if _ONCE.value or not console.is_terminal:
-        Console(width=None if console.is_terminal else 140).print(_table(roots)[0])
+    html = Path(_HTML.value) if _HTML.value else None
+    if html and html.suffix not in (".html", ".htm"):
+        raise InputError(f"--html={html}: the file name must end in .html")
+    console = Console(width=None if Console().is_terminal else _WIDTH)
+    if _ONCE.value or not (console.is_terminal or html):
+        console.print(_table(roots)[0])
+        if html:
+            write_report(roots, html, refreshed=False)
         return
+    written = -math.inf
     with Live(console=console, auto_refresh=False) as live:
         while True:
             table, all_finished = _table(roots)
             live.update(table, refresh=True)
+            if html and (all_finished or time.monotonic() - written >= _HTML_SECONDS):
+                write_report(roots, html, refreshed=not all_finished)
+                written = time.monotonic()
             if all_finished:
                 return
             time.sleep(_INTERVAL.value)
+
+
+def write_report(roots: list[Path], path: Path, *, refreshed: bool) -> None:
+    """Writes the report of the runs that can be read, if there are any yet.
+
+    Args:
+      roots: directories of runs.
+      path: the HTML file.
+      refreshed: whether the browser reads it again every minute.
+
+    Raises:
+      InputError: if Plotly is not installed.
+    """
+    from jaxcifar.report import runs  # slow to import; the table in the terminal does without
+    from jaxcifar.report.build import build
+    from jaxcifar.report.page import page
+    from jaxcifar.resilience.files import write_text
+
+    found, problems = runs.find(roots, required=False)
+    if found:
+        text = page(build(found, problems), refresh_seconds=_HTML_SECONDS if refreshed else 0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
 
 
 def find_runs(roots: list[Path]) -> Iterator[Path]:
@@ -94,7 +133,7 @@ def _cells(status: Status) -> list[str | ProgressBar | Text]:
     return [
         ProgressBar(total=1.0, completed=status.progress, width=_BAR),
         f"{status.epoch:.1f} ({status.progress:.0%})",
-        run_status.sparkline(status.losses, _SPARKLINE),
+        sparkline(status.losses, _SPARKLINE),
         f"{status.losses[-1]:.4f}" if status.losses else "",
         f"{shown} {status.metrics[shown]:.2%}" if shown else "",
         f"{status.images_per_second:,.0f}" if status.images_per_second else "",

@@ -145,7 +145,7 @@ def test_without_tensorflow_there_are_no_event_files_and_a_line_says_why(
 
 
 def test_histograms_are_an_error_without_tensorflow(without_tensorflow, tmp_path):
-    with pytest.raises(InputError, match="log.tensorboard.*pip install 'jaxcifar.tf.'"):
+    with pytest.raises(InputError, match="log.histograms = True.*pip install 'jaxcifar.tf.'"):
         open_logger(tmp_path, tensorboard=True, histograms=True)
 
 
@@ -180,3 +180,20 @@ def test_throughput_counts_only_what_is_timed(monkeypatch):
 def test_metrics_and_durations_are_formatted_for_reading():
     assert describe({"loss": 0.1, "accuracy": 0.91254}) == "loss 0.1000  accuracy 91.25%"
     assert [duration(s) for s in (0, 59.6, 3599, 3600)] == ["00:00", "01:00", "59:59", "1:00:00"]
+
+
+def test_the_display_shows_the_losses_and_the_best_accuracy_since_the_run_began(tmp_path):
+    with open_logger(tmp_path) as logger:
+        for step, loss, accuracy in (10, 4.0, 0.6), (20, 2.0, 0.7):
+            logger.log_train(step, {**TRAIN, "loss": loss}, None)
+            logger.log_evaluation(step, "test", {"loss": 1.0, "accuracy": accuracy})
+    with open_logger(tmp_path, first_step=20) as logger:
+        logger._console._force_terminal = True
+        logger.log_train(30, {**TRAIN, "loss": 0.5}, 60.0)
+        metrics, so_far = logger._status.plain.splitlines()
+        assert "loss 0.5000" in metrics
+        assert so_far == "loss █▄▁  best test accuracy 70.00%"
+        logger.log_evaluation(30, "validation", {"loss": 1.0, "accuracy": 0.5})
+        logger.log_evaluation(30, "test", {"loss": 1.0, "accuracy": 0.9})
+        logger.log_train(40, {**TRAIN, "loss": 0.5}, 60.0)
+        assert logger._status.plain.endswith("best validation accuracy 50.00%")

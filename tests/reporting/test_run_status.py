@@ -85,15 +85,6 @@ def test_a_run_that_has_just_begun_has_no_progress(run):
         (run() / "metrics.csv").unlink()
 
 
-def test_sparklines_have_the_heights_of_the_values():
-    assert run_status.sparkline((0.0, 1.0, 2.0, 3.5, 7.0), 10) == "▁▂▃▅█"  # 3.5 rounds to even
-    assert run_status.sparkline((5.0, 5.0), 10) == "▁▁"
-    assert run_status.sparkline((0.0, 0.0, 7.0, 7.0), 2) == "▁█"
-    assert run_status.sparkline((1.0, float("nan"), float("inf"), 2.0), 9) == "▁█"
-    assert run_status.sparkline((), 5) == ""
-    assert len(run_status.sparkline(tuple(map(float, range(1000))), 24)) == 24
-
-
 def test_a_pipe_is_refused(run, tmp_path):
     os.remove(run() / "manifest.json")
     os.mkfifo(tmp_path / "manifest.json")

@@ -44,7 +44,7 @@ def test_an_evaluation_without_a_reader_still_writes_its_file(run_unread, whole_
     arguments = ("jaxcifar.main", *RUN, f"--workdir={workdir}")
     assert run_unread(*arguments, "--mode=eval") == (141, "")
     assert json.loads((workdir / "evaluation.json").read_text())["step"] == 60
-    assert run_unread("jaxcifar.tools.report", f"--runs={workdir}") == (141, "")
+    assert run_unread("jaxcifar.tools.report", str(workdir)) == (141, "")
 
 
 def test_a_run_whose_output_is_closed_saves_and_stops(start_main, tmp_path):

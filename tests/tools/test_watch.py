@@ -43,3 +43,24 @@ def test_mistakes_are_explained(watch, tmp_path):
     ):
         code, out, err = watch(*arguments)
         assert code == 1 and not out and message in err
+
+
+def test_the_report_is_written_beside_the_table(watch, whole_run, tmp_path):
+    shutil.copytree(whole_run, tmp_path / "runs" / "a")
+    out = tmp_path / "report.html"
+    code, shown, err = watch(tmp_path / "runs", "--html", out)  # ends, as the run has finished
+    assert code == 0 and not err and "finished" in shown
+    text = out.read_text()
+    assert "Report on a" in text and 'http-equiv="refresh"' not in text
+    code, _, err = watch(tmp_path / "runs", "--html", tmp_path / "report.pdf")
+    assert code == 1 and "the file name must end in .html" in err
+
+
+def test_a_page_of_running_runs_reads_itself_again(whole_run, tmp_path):
+    from jaxcifar.tools.watch import write_report
+
+    shutil.copytree(whole_run, tmp_path / "a")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "manifest.json").write_text("{}")
+    write_report([tmp_path, tmp_path / "begun"], tmp_path / "report.html", refreshed=True)
+    assert '<meta http-equiv="refresh" content="60">' in (tmp_path / "report.html").read_text()

@@ -1,9 +1,19 @@
+"""The table that `jaxcifar report` prints."""
+
 import json
 
 import pytest
 
 from jaxcifar.errors import InputError
-from jaxcifar.tools.report import find, table
+from jaxcifar.report import runs
+from jaxcifar.report.table import table
+
+
+def find(root):
+    """The runs in a directory, all of which can be read."""
+    found, problems = runs.find([root])
+    assert not problems
+    return found
 
 
 def write_run(workdir, fields, rows, *, finished=True, **entries):
@@ -81,26 +91,27 @@ def test_an_incomplete_last_line_is_ignored(tmp_path):
 
 
 def test_directories_without_valid_runs_are_named(tmp_path):
-    with pytest.raises(InputError, match="contains no run"):
+    with pytest.raises(InputError, match="no runs in it"):
         find(tmp_path / "nowhere")
     write_run(tmp_path / "run", {}, [(1, "test", "good", "")])
-    with pytest.raises(
-        InputError, match="run: manifest.json or metrics.csv was not written by a run"
-    ):
+    message = "run: manifest.json or metrics.csv was not written by a run"
+    with pytest.raises(InputError, match=message):
         find(tmp_path)
+    write_run(tmp_path / "other", {}, [(1, "test", 0.5, "")])
+    found, problems = runs.find([tmp_path])
+    assert [run.name for run in found] == ["other"]
+    assert len(problems) == 1 and message in problems[0]
 
 
 def test_the_command_lists_each_run_once(run_command, tmp_path):
     for seed in 0, 1:
         write_run(tmp_path / f"run_seed{seed}", {"train.seed": seed}, [(1, "test", 0.5, "")])
-    code, out, err, _ = run_command(
-        "jaxcifar.tools.report", f"--runs={tmp_path},{tmp_path}/run_seed0"
-    )
+    code, out, err, _ = run_command("jaxcifar", "report", tmp_path, f"{tmp_path}/run_seed0")
     assert (code, err) == (0, "")
     (row,) = cells(out.strip())
-    assert (row["run"], row["runs"]) == ("run", "2")
-    code, _, err, _ = run_command("jaxcifar.tools.report")
-    assert code == 1 and err.startswith("error: --runs must name directories")
+    assert (row["run"].endswith("/run"), row["runs"]) == (True, "2")
+    code, _, err, _ = run_command("jaxcifar", "report")
+    assert code == 1 and err.startswith("error: name directories of runs")
 
 
 def test_a_damaged_checkpoint_does_not_keep_a_run_out(tmp_path):

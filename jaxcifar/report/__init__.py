@@ -1,0 +1,1 @@
+"""Runs compared: the Markdown table, and the report with pictures."""

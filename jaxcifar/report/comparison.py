@@ -1,0 +1,154 @@
+"""Runs that differ only in their seed, as groups, and what can be said of their differences."""
+
+import json
+import os
+import re
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from scipy.special import stdtrit
+
+from jaxcifar.config import RESUME
+from jaxcifar.report.runs import Run
+
+
+class Group(NamedTuple):
+    """Runs of one config that differ in their seed only.
+
+    Attributes:
+      name: name in tables and charts.
+      fields: the fields in which it differs from most other groups, by path.
+      runs: the runs.
+    """
+
+    name: str
+    fields: dict[str, Any]
+    runs: tuple[Run, ...]
+
+    def figure(self, name: str) -> list[float]:
+        """Returns a figure of each run that has it."""
+        found = [run.figures() for run in self.runs]
+        return [figures[name] for figures in found if name in figures]
+
+
+class Interval(NamedTuple):
+    """A mean with its 95 % confidence interval, by Student's t; equal ends if it is unknown."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def differing_fields(runs: Sequence[Run]) -> list[str]:
+    """Returns the fields in which runs differ, but for the seed and those that affect no result."""
+    fields = dict.fromkeys(field for run in runs for field in run.config)
+    return [
+        field
+        for field in fields
+        if field != "train.seed"
+        and RESUME.get(field) != "free"
+        and len({json.dumps(run.config.get(field)) for run in runs}) > 1
+    ]
+
+
+def groups(runs: Sequence[Run]) -> list[Group]:
+    """Returns the runs by config, in the order in which the configs first appear.
+
+    Unfinished runs are apart from finished ones.
+    """
+    fields = differing_fields(runs)
+    found: dict[Any, list[Run]] = {}
+    for run in runs:
+        values = tuple(json.dumps(run.config.get(field)) for field in fields)
+        found.setdefault((run.finished, values), []).append(run)
+    return [
+        Group(_name(members), _unusual(members[0], fields, runs), tuple(members))
+        for members in found.values()
+    ]
+
+
+def _unusual(run: Run, fields: Sequence[str], runs: Sequence[Run]) -> dict[str, Any]:
+    """The fields of a run whose value is not that of the majority of runs."""
+    unusual = {}
+    for field in fields:
+        counts = Counter(json.dumps(other.config.get(field)) for other in runs)
+        if counts[json.dumps(run.config.get(field))] * 2 <= len(runs):
+            unusual[field] = run.config.get(field)
+    return unusual
+
+
+def _name(runs: Sequence[Run]) -> str:
+    name = runs[0].name
+    if len(runs) > 1:
+        prefix = os.path.commonprefix([run.name for run in runs])  # noqa: RUF071, by character
+        shared = re.sub(r"[/_-]*(seed)?[/_-]*$", "", prefix)
+        if not shared and all(re.fullmatch(r"(seed)?[_-]?\d+", run.name) for run in runs):
+            shared = runs[0].workdir.resolve().parent.name
+        name = shared or name
+    return name if runs[0].finished else f"{name} (unfinished)"
+
+
+def baseline(found: Sequence[Group]) -> Group:
+    """Returns the group that others are compared with: one called baseline, or the first."""
+    called = [group for group in found if re.search(r"\bbaseline\b", group.name.lower())]
+    return (called or list(found))[0]
+
+
+def score(found: Sequence[Group]) -> str:
+    """Returns the name of the figure that groups are compared by.
+
+    That is the accuracy on validation images if a run has it, as nothing may be chosen by the test
+    images.
+    """
+    has = {name for group in found for run in group.runs for name in run.figures()}
+    names = ("validation accuracy", "test accuracy", "train accuracy")
+    return next((name for name in names if name in has), "")
+
+
+def accuracy_interval(values: Sequence[float]) -> Interval:
+    """Returns `interval` of fractions, cut at 0 and 1."""
+    mean, low, high = interval(values)
+    return Interval(mean, max(low, 0.0), min(high, 1.0))
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Returns the mean of values, which must not be empty, and its 95 % confidence interval."""
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return Interval(mean, mean, mean)
+    half = stdtrit(len(values) - 1, 0.975) * statistics.stdev(values) / len(values) ** 0.5
+    return Interval(mean, mean - half, mean + half)
+
+
+def difference(group: Group, base: Group, name: str) -> tuple[Interval, str] | None:
+    """Returns how much a figure of one group exceeds that of another, and how it was computed.
+
+    Runs of the same seed are compared with each other if at least two seeds are common, otherwise
+    the means are (Welch 1947). None if a group does not have the figure.
+    """
+    ours, theirs = (_by_seed(one, name) for one in (group, base))
+    if common := sorted(ours.keys() & theirs.keys(), key=str):
+        pairs = [ours[seed] - theirs[seed] for seed in common]
+        if len(pairs) > 1:
+            return interval(pairs), f"paired, {len(pairs)} seeds"
+    samples = group.figure(name), base.figure(name)
+    if not all(samples):
+        return None
+    gap = statistics.mean(samples[0]) - statistics.mean(samples[1])
+    if min(map(len, samples)) < 2:
+        return Interval(gap, gap, gap), "one seed: no interval"
+    errors = [statistics.variance(sample) / len(sample) for sample in samples]
+    if not sum(errors):
+        return Interval(gap, gap, gap), "no deviation"
+    freedom = sum(errors) ** 2 / sum(
+        error**2 / (len(sample) - 1) for error, sample in zip(errors, samples, strict=True)
+    )
+    half = stdtrit(freedom, 0.975) * sum(errors) ** 0.5
+    return Interval(gap, gap - half, gap + half), "unpaired"
+
+
+def _by_seed(group: Group, name: str) -> dict[Any, float]:
+    found = {run.seed: run.figures() for run in group.runs}
+    return {seed: figures[name] for seed, figures in found.items() if name in figures}
