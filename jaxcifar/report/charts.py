@@ -152,14 +152,16 @@ class Pictures:
 
     Attributes:
       title, about: see above.
-      images: uint8 [N, H, W, C], C being 1 or 3.
+      images: uint8 [H, W, C] each, C being 1 or 3.
       captions: lines of text of each image.
+      columns: number of images in a row; 0 for as many as suit.
     """
 
     title: str
     about: str
-    images: np.ndarray
+    images: Sequence[np.ndarray] | np.ndarray
     captions: Sequence[Sequence[str]]
+    columns: int = 0
 
 
 Chart = Lines | Intervals | Heatmap | Reliability | Parallel | Pictures

@@ -44,22 +44,31 @@ def write(report: Report, directory: Path) -> list[Path]:
     Raises:
       InputError: if matplotlib is not installed.
     """
+    paths = []
+    for section, chart in report.charts():
+        path = directory / f"{slug(section)}_{slug(chart.title)}.png"
+        write_chart(chart, path)
+        paths.append(path)
+    return paths
+
+
+def write_chart(chart: Chart, path: Path) -> None:
+    """Writes a chart to a file whose ending names the format.
+
+    Raises:
+      InputError: if matplotlib is not installed.
+    """
     check_installed()
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    directory.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for section, chart in report.charts():
-        path = directory / f"{slug(section)}_{slug(chart.title)}.png"
-        with plt.rc_context(_STYLE):
-            figure = draw(chart)
-            figure.savefig(path, dpi=_DPI, facecolor="white")
-            plt.close(figure)
-        paths.append(path)
-    return paths
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with plt.rc_context(_STYLE):
+        figure = draw(chart)
+        figure.savefig(path, dpi=_DPI, facecolor="white")
+        plt.close(figure)
 
 
 def check_installed() -> None:
@@ -195,10 +204,13 @@ def _parallel(chart: Parallel) -> Any:
 def _pictures(chart: Pictures) -> Any:
     import matplotlib.pyplot as plt
 
-    columns = min(6, len(chart.images))
+    columns = chart.columns or min(8 if len(chart.images) > 24 else 6, len(chart.images))
     rows = -(-len(chart.images) // columns)
     lines = max(map(len, chart.captions))
-    size = (1.15 * columns, (1.1 + 0.13 * lines) * rows)
+    widest = max((len(line) for caption in chart.captions for line in caption), default=0)
+    width = max(1.15, 0.055 * widest)
+    height = width * max(image.shape[0] / image.shape[1] for image in chart.images)
+    size = (width * columns, (height + 0.05 + 0.13 * lines) * rows)
     figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
