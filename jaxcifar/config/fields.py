@@ -162,8 +162,8 @@ FIELDS: dict[str, Field] = {
 
     "model.name": Field("resnet20", "network; `jaxcifar models` lists their names", NAME, IDENTITY),
     "model.shortcut": Field("A",
-        "CIFAR ResNets, where the shape changes: A pads with zeros, B is a 1x1 convolution",
-        one_of("A", "B"), IDENTITY),
+        "CIFAR ResNets, where the shape changes: A pads with zeros, B is a 1x1 convolution; none: "
+        "a plain network, without shortcuts", one_of("A", "B", "none"), IDENTITY),
     "model.stem": Field("cifar",
         "ResNet-18 to -152 and DenseNet: cifar is a 3x3 convolution, imagenet a 7x7 convolution "
         "and max-pooling", one_of("cifar", "imagenet"), IDENTITY),

@@ -93,7 +93,7 @@ class ResidualBlock(nn.Module):
     Attributes:
       width: channels of the 3x3 convolutions.
       stride: stride of the block.
-      shortcut: "A" or "B", see `shortcut`.
+      shortcut: "A" or "B", see `shortcut`; "none" for a block without one.
       drop_rate: probability that training skips the residual branch, see `stochastic_depth`.
       conv: creates the convolutions.
       norm: creates the normalisations.
@@ -108,6 +108,8 @@ class ResidualBlock(nn.Module):
 
     def add(self, x: jax.Array, branch: jax.Array, train: bool) -> jax.Array:
         """Returns the residual branch [B, H, W, C] plus the shortcut of the block's input x."""
+        if self.shortcut == "none":
+            return branch
         if self.drop_rate:
             key = self.make_rng("dropout") if train else None
             branch = stochastic_depth(branch, self.drop_rate, key)
@@ -122,7 +124,7 @@ class BasicBlock(ResidualBlock):
         y = self.conv(self.width, 3, self.stride, name="conv1")(x)
         y = relu(self.norm(name="norm1")(y))
         y = self.conv(self.width, 3, name="conv2")(y)
-        y = self.norm(name="norm2", last=True)(y)
+        y = self.norm(name="norm2", last=self.shortcut != "none")(y)
         return relu(self.add(x, y, train))
 
 

@@ -32,7 +32,8 @@ class ResNetCifar(ResidualNetwork, kw_only=True):
 
     Attributes:
       depth: 6n + 2 for n blocks per stage.
-      shortcut: "A" or "B", see `blocks.shortcut`. The paper uses A on CIFAR.
+      shortcut: "A" or "B", see `blocks.shortcut`. The paper uses A on CIFAR. "none" for its plain
+        networks, which have no shortcuts.
       preactivation: whether to normalise and rectify before each convolution, and once more at the
         end.
 
@@ -51,9 +52,14 @@ class ResNetCifar(ResidualNetwork, kw_only=True):
             raise InputError(
                 f"depth = {self.depth}: must be 6n + 2 for a CIFAR ResNet, e.g. 20, 32, 44, 56, 110"
             )
-        check_choice("shortcut", self.shortcut, ("A", "B"))
+        check_choice("shortcut", self.shortcut, ("A", "B", "none"))
+        if self.shortcut == "none" and (self.zero_init_residual or self.stochastic_depth):
+            raise InputError(
+                "shortcut = 'none': needs zero_init_residual = False and stochastic_depth = 0, as "
+                "a plain network has no residual branches"
+            )
         if self.preactivation and (
-            self.shortcut == "B" or self.norm == "none" or self.zero_init_residual
+            self.shortcut != "A" or self.norm == "none" or self.zero_init_residual
         ):
             raise InputError(
                 "preactivation = True: needs shortcut = 'A', a norm other than 'none', and "

@@ -401,3 +401,36 @@ def test_conflicting_fields_are_refused(name, fields, message):
 def test_names_are_unique():
     with pytest.raises(ValueError, match="two models are named 'resnet20'"):
         models.register({"resnet20": {}}, source="", head="head")(ResNetCifar)
+
+
+def test_a_plain_network_is_a_chain_of_convolutions():
+    """He et al. 2015, section 4.2, "plain nets", written out for 8 layers without normalisation."""
+    model = models.create("resnet8", num_classes=10, shortcut="none", norm="none")
+    images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    variables = model.init(jax.random.key(1), images, train=False)
+    params = variables["params"]
+
+    def layer(x, name, stride=1):
+        kernel, bias = params[name[0]], None
+        for part in name[1:]:
+            kernel = kernel[part]
+        kernel, bias = kernel["kernel"], kernel.get("bias", 0)
+        padding = ((1, 1), (1, 1))
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), padding, dimension_numbers=dimensions, precision="highest"
+        )
+        return jax.nn.relu(y + bias)
+
+    x = layer(images, ["conv"])
+    for stage in 1, 2, 3:
+        block = f"stage{stage}_block1"
+        x = layer(x, [block, "conv1"], 1 if stage == 1 else 2)
+        x = layer(x, [block, "conv2"])
+    expected = x.mean(axis=(1, 2)) @ params["head"]["kernel"] + params["head"]["bias"]
+    found = model.apply(variables, images, train=False)
+    assert np.allclose(found, expected, atol=1e-4)
+    with pytest.raises(InputError, match="shortcut = 'none': needs zero_init_residual = False"):
+        models.create("resnet8", num_classes=10, shortcut="none", zero_init_residual=True)
+    with pytest.raises(InputError, match="preactivation = True: needs shortcut = 'A'"):
+        models.create("resnet8", num_classes=10, shortcut="none", preactivation=True)
