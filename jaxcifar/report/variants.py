@@ -14,7 +14,7 @@ from jaxcifar.report.comparison import (
     difference,
     differing_fields,
 )
-from jaxcifar.report.table import value_text
+from jaxcifar.report.table import gap_text, seeds_text, value_text, warnings
 
 _MAX_DIMENSIONS = 8
 _MAX_NAMES = 60
@@ -42,10 +42,7 @@ def comparison(groups: Sequence[Group], figure: str) -> tuple[list[Chart | Table
         f"{'runs' if len(best.runs) > 1 else 'run'}); {shown[-1].name} is lowest with "
         f"{means[-1].mean:.2%}."
     )
-    if any(len(group.figure(figure)) < 2 for group in shown):
-        text.append(
-            "Some configs have a single seed: their rank may be chance, and they have no interval."
-        )
+    text += warnings(shown)
     cut = slice(0, _MAX_NAMES)
     items.append(
         Intervals(
@@ -60,9 +57,9 @@ def comparison(groups: Sequence[Group], figure: str) -> tuple[list[Chart | Table
         )
     )
     gaps = [
-        (group, *found)
+        (group, gap)
         for group in shown
-        if group is not base and (found := difference(group, base, figure))
+        if group is not base and (gap := difference(group, base, figure))
     ]
     items.append(
         Intervals(
@@ -70,24 +67,16 @@ def comparison(groups: Sequence[Group], figure: str) -> tuple[list[Chart | Table
             "Differences of means with 95 % confidence intervals: where an interval contains 0, "
             "the runs do not tell the two apart.",
             f"difference of {figure}, percentage points",
-            [group.name for group, _, _ in gaps][cut],
-            [gap.mean for _, gap, _ in gaps][cut],
-            [gap.low for _, gap, _ in gaps][cut],
-            [gap.high for _, gap, _ in gaps][cut],
+            [group.name for group, _ in gaps][cut],
+            [gap.interval.mean for _, gap in gaps][cut],
+            [gap.interval.low for _, gap in gaps][cut],
+            [gap.interval.high for _, gap in gaps][cut],
             percent=True,
             zero=True,
         )
     )
-    rows = [
-        [
-            group.name,
-            f"{100 * gap.mean:+.2f}",
-            "" if gap.low == gap.high else f"{100 * gap.low:+.2f} to {100 * gap.high:+.2f}",
-            how,
-        ]
-        for group, gap, how in gaps
-    ]
-    header = ["config", "difference, points", "95 % interval", "computed"]
+    rows = [[group.name, gap_text(gap), gap.how, seeds_text(gap)] for group, gap in gaps]
+    header = ["config", "difference in points, 95 %", "computed", "seeds to tell apart"]
     items.append(Table(f"Differences to {base.name}", header, rows))
     return items, text
 

@@ -33,7 +33,9 @@ def write_run(workdir, fields, rows, *, finished=True, **entries):
 def cells(text):
     """The rows of a Markdown table, each as a dictionary."""
     header, _, *rows = [
-        [cell.strip() for cell in line[1:-1].split("|")] for line in text.split("\n")
+        [cell.strip() for cell in line[1:-1].split("|")]
+        for line in text.split("\n")
+        if line.startswith("|")
     ]
     return [dict(zip(header, row, strict=True)) for row in rows]
 
@@ -121,3 +123,29 @@ def test_a_damaged_checkpoint_does_not_keep_a_run_out(tmp_path):
     (checkpoint / "manifest.json").write_text("[" * 100_000)
     (row,) = cells(table(find(tmp_path)))
     assert row["test accuracy"] == "50.00%"
+
+
+def test_configs_are_compared_with_the_baseline(tmp_path):
+    for name, lr, accuracies in (
+        ("other", 0.2, {0: 0.93, 1: 0.95, 2: 0.94}),
+        ("baseline", 0.1, {0: 0.90, 1: 0.94, 2: 0.92}),
+        ("single", 0.4, {0: 0.5}),
+    ):
+        for seed, accuracy in accuracies.items():
+            fields = {"train.seed": seed, "optimizer.learning_rate": lr}
+            write_run(tmp_path / name / f"seed_{seed}", fields, [(1, "test", accuracy, "")])
+    text = table(find(tmp_path))
+    rows = {row["run"]: row for row in cells(text)}
+    gap = "points above baseline, 95 %"
+    # The pairs differ by 0.03, 0.01 and 0.02: half the interval is 4.3027 * 0.01 / sqrt(3).
+    assert rows["other"][gap] == "+2.00 (-0.48 to +4.48)"
+    assert rows["other"]["test accuracy, 95 %"] == "91.52% to 96.48%"
+    assert rows["other"]["seeds to tell apart"] == "5"
+    assert rows["baseline"][gap] == "" and rows["baseline"]["seeds to tell apart"] == ""
+    assert (rows["single/seed_0"][gap], rows["single/seed_0"]["seeds to tell apart"]) == (
+        "-42.00",
+        "",
+    )
+    assert text.splitlines()[-1].startswith(
+        "The ranking rests on one seed (single/seed_0: each has"
+    )
