@@ -4,9 +4,16 @@ import difflib
 import re
 from collections.abc import Iterable
 
+# Exit code of a process that leaves a run to another one: EX_TEMPFAIL of sysexits.h.
+IN_USE = 75
+
 
 class InputError(ValueError):
     """Invalid user input. The message names the offending value and the allowed ones."""
+
+
+class InUseError(InputError):
+    """Another process writes to the directory of a run."""
 
 
 class StoppedError(Exception):

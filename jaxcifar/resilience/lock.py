@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from jaxcifar.errors import InputError, StoppedError
+from jaxcifar.errors import InputError, InUseError, StoppedError
 from jaxcifar.regular_files import check_regular
 from jaxcifar.resilience import files
 
@@ -46,8 +46,8 @@ class WriterLock:
         """Creates the workdir if it is missing, and takes the lock unless it is already held.
 
         Raises:
-          InputError: if another process holds the lock (the message has its id and host), or the
-            workdir or the file of the lock cannot be written to.
+          InUseError: if another process holds the lock; the message has its id and host.
+          InputError: if the workdir or the file of the lock cannot be written to.
         """
         if self._file:
             return
@@ -63,7 +63,7 @@ class WriterLock:
         except BlockingIOError:
             self._close()
             time.sleep(0.1)  # a new owner may not have written its name yet
-            raise InputError(
+            raise InUseError(
                 f"{self._workdir} is being written to by {self._path.read_text().strip()}. Wait "
                 "for it to finish, stop it, or choose another --workdir."
             ) from None

@@ -12,7 +12,7 @@ from absl import app, flags, logging
 
 from jaxcifar import environment
 from jaxcifar.config.structure import check_field, expected
-from jaxcifar.errors import InputError, StoppedError, describe
+from jaxcifar.errors import IN_USE, InputError, InUseError, StoppedError, describe
 from jaxcifar.regular_files import check_regular
 from jaxcifar.resilience.closed_output import is_closed, mute_closed, quiet_if_closed
 
@@ -36,6 +36,9 @@ def run(main: Callable[..., None], doc: str, *, takes_arguments: bool = False) -
         except (InputError, OSError) as error:
             if _DEBUG.value or (isinstance(error, BrokenPipeError) and is_closed(1)):
                 raise
+            if isinstance(error, InUseError):  # whoever started this process can tell
+                print(f"error: {describe(error)}", file=sys.stderr)
+                sys.exit(IN_USE)
             sys.exit(f"error: {describe(error)}")
         except KeyboardInterrupt:  # training handles it itself
             sys.exit(128 + signal.SIGINT)

@@ -135,6 +135,24 @@ def test_a_recipe_without_variants_runs_once_per_seed(recipe, commands):
     ]
 
 
+def test_seeds_may_be_a_range_and_shards_share_the_runs(recipe, commands, run_command, tmp_path):
+    path = recipe()
+    every = commands(path, "--seeds=0..3,9")
+    assert [name for name, _ in every] == [f"seed_{seed}" for seed in (0, 1, 2, 3, 9)]
+    assert commands(path, "--seeds=0..3,9", "--shard=1/2") == every[1::2]
+    for flags, message in (
+        (["--seeds=3..1"], "--seeds: '3..1': the last seed is before the first"),
+        (["--shard=2/2"], "--shard=2/2: the index 2 must be from 0 to 1"),
+        (["--slurm=partition=gpu"], "--slurm: only with --launcher=slurm"),
+        (["--launcher=slurm", "--slurm=gpu"], "--slurm: 'gpu' is not a name with a value"),
+        (["--launcher=slurm", "--jobs=2"], "--jobs: not with --launcher=slurm"),
+    ):
+        code, out, err, _ = run_command(
+            "jaxcifar", "sweep", f"--config={path}", f"--workdir={tmp_path}/out", *flags
+        )
+        assert code == 1 and not out and err.startswith(f"error: {message}")
+
+
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("form", ["", ":smoke"])
 def test_the_sweeps_in_configs_are_valid_and_name_their_command(path, form, commands):
