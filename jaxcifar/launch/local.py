@@ -109,7 +109,7 @@ class _Pool:
         self._failed: list[str] = []
 
     def train(self) -> list[str]:
-        with _forwarding(lambda: list(self._active)) as received:
+        with forwarding(lambda: list(self._active)) as received:
             while self._waiting or self._active or self._elsewhere:
                 while self._waiting and self._free and not received:
                     self._start(self._waiting.pop(0))
@@ -205,7 +205,7 @@ def _is_running(workdir: Path) -> bool:
 
 
 @contextmanager
-def _forwarding(
+def forwarding(
     children: Callable[[], list["subprocess.Popen[bytes]"]],
 ) -> Iterator[list[int]]:
     """Forwards the signals that end a run to all children; yields a list of those received."""

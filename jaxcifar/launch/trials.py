@@ -78,10 +78,10 @@ def trials(
                 raise InputError(
                     f"--config.{min(both)}: the variants of the sweep set this field themselves"
                 )
-            changed = _changed(config, fields, f"{recipe}, variant {name!r}")
+            valid = changed(config, fields, f"{recipe}, variant {name!r}")
             settings = [f"--config.{field}={value}" for field, value in {**given, **fields}.items()]
             command = [sys.executable, "-m", "jaxcifar.main", f"--config={recipe}"]
-            runs.append(Trial(workdir, changed, [*command, f"--workdir={workdir}", *settings]))
+            runs.append(Trial(workdir, valid, [*command, f"--workdir={workdir}", *settings]))
     return runs
 
 
@@ -166,7 +166,17 @@ def _named(path: str, found: Any) -> Iterable[tuple[str, Fields]]:
         yield re.sub(r"[^\w.+=-]+", "_", "+".join(texts)), fields
 
 
-def _changed(config: ConfigDict, fields: Fields, where: str) -> ConfigDict:
+def changed(config: ConfigDict, fields: Fields, where: str) -> ConfigDict:
+    """Returns a copy of a config with fields set, after validating it.
+
+    Args:
+      config: see `config.default`.
+      fields: values by path.
+      where: what the fields come from, for error messages.
+
+    Raises:
+      InputError: if the result is invalid.
+    """
     config = config.copy_and_resolve_references()
     try:
         for path, value in fields.items():

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from jaxcifar.report import layers, predictions, table, training, variants
+from jaxcifar.report import layers, predictions, search, table, training, variants
 from jaxcifar.report.charts import Chart, Details, Report, Section, Table
 from jaxcifar.report.comparison import Group, accuracy_interval, groups, score
 from jaxcifar.report.runs import Run
@@ -15,12 +15,15 @@ _MAX_STARTS = 3
 _MAX_MANIFESTS = 50
 
 
-def build(runs: Sequence[Run], problems: Sequence[str]) -> Report:
+def build(
+    runs: Sequence[Run], problems: Sequence[str], searches: Sequence[search.Search] = ()
+) -> Report:
     """Returns the report of runs.
 
     Args:
       runs: at least one.
       problems: what could not be read, a line each.
+      searches: searches that the runs are trials of.
     """
     found = groups(runs)
     notes = list(problems)
@@ -30,6 +33,7 @@ def build(runs: Sequence[Run], problems: Sequence[str]) -> Report:
         _overview(found, runs),
         Section("Training", [], training.charts(found)),
         _variants(found),
+        *map(search.section, searches),
         *_predictions(runs, firsts, notes),
         *_layers(firsts, notes),
         _runs(runs),

@@ -35,14 +35,14 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Lines:
-    """Curves over a common x axis, which the reader chooses.
+    """Curves over a common x axis: one that the reader chooses, or a fixed one.
 
     Attributes:
       title, about: see above.
       y_label: label of the y axis.
       lines: the curves.
       percent: whether the values are fractions, shown in percent.
-      log: whether the y axis is logarithmic at first.
+      x_axis: name of the fixed x axis; "" if the reader chooses.
     """
 
     title: str
@@ -50,7 +50,7 @@ class Lines:
     y_label: str
     lines: Sequence[Line]
     percent: bool = False
-    log: bool = False
+    x_axis: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

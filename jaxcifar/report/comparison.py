@@ -104,7 +104,8 @@ def _name(runs: Sequence[Run]) -> str:
         if not shared and all(re.fullmatch(r"(seed)?[_-]?\d+", run.name) for run in runs):
             shared = runs[0].workdir.resolve().parent.name
         name = shared or name
-    return name if runs[0].finished else f"{name} (unfinished)"
+    state = "pruned" if "pruned" in runs[0].manifest else "unfinished"
+    return name if runs[0].finished else f"{name} ({state})"
 
 
 def baseline(found: Sequence[Group]) -> Group:

@@ -153,7 +153,7 @@ def _for_script(value: Any) -> str:
 
 def _section(section: Section, number: int, report: Report, data: _Data) -> str:
     parts = [f"<p>{html.escape(line)}</p>" for line in section.text]
-    if any(isinstance(item, Lines) for item in section.items):
+    if any(isinstance(item, Lines) and not item.x_axis for item in section.items):
         parts.append(Template(_CONTROLS).substitute(legend=_legend(report.names)))
     charts: list[str] = []
     for item in section.items:

@@ -95,16 +95,15 @@ def _lines(chart: Lines) -> Any:
     shown = [line for line in chart.lines if not line.member]
     for line in shown:
         _line(axes, line, scale, _COLORS[(line.group if several else line.style) % len(_COLORS)])
-    axes.set(xlabel="epoch", ylabel=chart.y_label + (", %" if chart.percent else ""))
-    if chart.log:
-        axes.set_yscale("log")
+    label = chart.y_label + (", %" if chart.percent else "")
+    axes.set(xlabel=chart.x_axis or "epoch", ylabel=label)
     if 1 < len(shown) <= _MAX_LEGEND:
         axes.legend()
     return figure
 
 
 def _line(axes: Any, line: Line, scale: float, color: str) -> None:
-    x = line.x.get("epoch", next(iter(line.x.values())))
+    x = line.x.get("epoch", next(iter(line.x.values())))  # of a fixed axis, the only one
     marker = "o" if len(x) < 30 else ""
     dash = _DASHES[line.style % len(_DASHES)]
     axes.plot(

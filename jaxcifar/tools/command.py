@@ -37,6 +37,7 @@ COMMANDS = {
         "jaxcifar.main", "Repeat a finished run and compare every bit.", "reproduce", "workdir"
     ),
     "sweep": Command("jaxcifar.tools.sweep", "Train the variants or seeds of a recipe."),
+    "search": Command("jaxcifar.tools.search", "Search for good values of fields with Optuna."),
     "find-lr": Command("jaxcifar.tools.find_lr", "Find a learning rate by a range test."),
     "watch": Command("jaxcifar.tools.watch", "Show all runs in a directory while they run."),
     "report": Command("jaxcifar.tools.report", "Compare runs in a table, or with pictures."),

@@ -34,9 +34,10 @@ def main(arguments: list[str]) -> None:
     out = Path(_OUT.value) if _OUT.value else None
     if out and out.suffix not in (".html", ".htm"):
         raise InputError(f"--out={out}: the file name must end in .html")
-    from jaxcifar.report import runs, table  # slow to import; --help does not need it
+    from jaxcifar.report import runs, search, table  # slow to import; --help does not need it
 
-    found, problems = runs.find(map(Path, arguments))
+    roots = [Path(argument) for argument in arguments]
+    found, problems = runs.find(roots)
     if not (out or _PNG.value):
         print(table.table(found))
         for problem in problems:
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> None:
 
     if _PNG.value:
         png.check_installed()
-    report = build(found, problems)
+    report = build(found, problems, search.find(roots))
     for note in report.notes:
         print(f"note: {note}", file=sys.stderr)
     if out:

@@ -20,6 +20,9 @@ and runs of a sweep that has died are taken over. --shard i/n trains every n-th 
 the index from SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX. --launcher slurm submits an array of
 jobs (needs the extra "slurm").
 
+--halving 3 trains all runs for a part of their length, keeps the third with the best validation
+accuracy, resumes these for three times as long, and so on; the others are marked as pruned.
+
 Fields that no variant sets can be set on the command line, for all variants.
 """
 
@@ -28,6 +31,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -49,6 +53,9 @@ _LIST = flags.DEFINE_bool("list", False, "Print the variants and their fields.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the commands without running them.")
 _JOBS = flags.DEFINE_integer("jobs", 1, "Number of runs at a time.", lower_bound=1)
 _SHARD = flags.DEFINE_string("shard", None, "Train every n-th run, from the i-th on: i/n, or n.")
+_HALVING = flags.DEFINE_integer(
+    "halving", 0, "Successive halving: train all a little, keep one in so many, and so on."
+)
 _LAUNCHER = flags.DEFINE_enum("launcher", "local", ["local", "slurm"], "Where to train.")
 _SLURM = flags.DEFINE_list("slurm", [], "Options of the jobs, e.g. partition=gpu,gpus_per_node=1.")
 
@@ -83,13 +90,35 @@ def main() -> None:
         return _submit(runs, workdir)
     if _SLURM.value:
         raise InputError("--slurm: only with --launcher=slurm")
-    failed = local.train_all(runs, _JOBS.value)
+    failed = _halve(runs, recipe) if _HALVING.value else local.train_all(runs, _JOBS.value)
     if runs:
         subprocess.run([sys.executable, "-m", "jaxcifar.tools.report", str(workdir)])
     if failed:
         sys.exit(
             f"error: {len(failed)} of {len(runs)} runs failed: {', '.join(failed)}\n"
             "Rerun the same command to resume or restart them."
+        )
+
+
+def _halve(runs: list, recipe: str) -> list[str]:
+    from jaxcifar.config import durations
+    from jaxcifar.data import datasets
+    from jaxcifar.launch import halving, local, supervised
+
+    if _JOBS.value > 1 or _SHARD.value:
+        raise InputError("--halving: not with --jobs or --shard, as it compares all runs")
+    for run in runs:
+        supervised.check_judged(recipe, run.config.dataset.validation_size)
+
+    def length(run: Any) -> float:
+        dataset = run.config.dataset
+        size = datasets.info(dataset).train_size - dataset.validation_size
+        plan = durations(run.config, size)
+        return plan.num_steps / plan.steps_per_epoch
+
+    with local.forwarding(list) as received:
+        return halving.train_all(
+            runs, _HALVING.value, length, lambda: received[0] if received else 0
         )
 
 

@@ -76,14 +76,17 @@ def write_report(roots: list[Path], path: Path, *, refreshed: bool) -> None:
     Raises:
       InputError: if Plotly is not installed.
     """
-    from jaxcifar.report import runs  # slow to import; the table in the terminal does without
+    from jaxcifar.report import runs, search  # slow to import, and needed for this only
     from jaxcifar.report.build import build
     from jaxcifar.report.page import page
     from jaxcifar.resilience.files import write_text
 
     found, problems = runs.find(roots, required=False)
     if found:
-        text = page(build(found, problems), refresh_seconds=_HTML_SECONDS if refreshed else 0)
+        text = page(
+            build(found, problems, search.find(roots)),
+            refresh_seconds=_HTML_SECONDS if refreshed else 0,
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
 

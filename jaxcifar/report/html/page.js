@@ -48,12 +48,13 @@ function layout(more) {
 function lines(chart) {
   const traces = [], scale = chart.percent ? 100 : 1;
   for (const line of chart.lines) {
-    const hidden = choice.hidden.has(line.group) && report.names.length > 1;
+    const hidden = choice.hidden.has(line.group) && report.names.length > 1 && !chart.x_axis;
     const single = choice.seeds === "single";
     if (hidden || (line.member ? !single : single && line.spread !== null)) continue;
-    const x = array(line.x[choice.x] ?? line.x.step);
-    const y = smooth(array(line.y).map((v) => (v === null ? null : v * scale)), choice.smoothing);
-    const paint = color(report.names.length > 1 ? line.group : line.style);
+    const x = array(line.x[chart.x_axis] ?? line.x[choice.x] ?? line.x.step);
+    const decay = chart.x_axis ? 0 : choice.smoothing;
+    const y = smooth(array(line.y).map((v) => (v === null ? null : v * scale)), decay);
+    const paint = color(report.names.length > 1 && !chart.x_axis ? line.group : line.style);
     if (line.spread !== null) {
       const spread = array(line.spread).map((v) => v * scale);
       const ends = [y.map((v, i) => v - spread[i]), y.map((v, i) => v + spread[i])];
@@ -69,11 +70,11 @@ function lines(chart) {
       hovertemplate: `%{y:.5g} at %{x:.5g}<extra>${line.label.replaceAll("<", "&lt;")}</extra>`,
     });
   }
-  const log = choice.log && !chart.percent;
+  const log = choice.log && !chart.percent && !chart.x_axis;
   return [traces, layout({
-    xaxis: {title: {text: X_LABELS[choice.x]}},
+    xaxis: {title: {text: chart.x_axis || X_LABELS[choice.x]}},
     yaxis: {title: {text: chart.y_label + (chart.percent ? ", %" : "")}, type: log ? "log" : "linear"},
-    showlegend: report.names.length === 1 && chart.lines.length > 1,
+    showlegend: (report.names.length === 1 || Boolean(chart.x_axis)) && chart.lines.length > 1,
     legend: {orientation: "h", y: 1.12},
   })];
 }
