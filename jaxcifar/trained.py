@@ -272,6 +272,7 @@ class TrainedModel:
 
 
 _INTERMEDIATES = ("intermediates", LEVELS)
+_WEIGHTS = "model.npz"  # beside a manifest, where the checkpoints were not kept
 
 
 def load(path: str | Path, checkpoint: str = "latest", *, ema: bool = False) -> TrainedModel:
@@ -280,7 +281,8 @@ def load(path: str | Path, checkpoint: str = "latest", *, ema: bool = False) -> 
     The data that it was trained on are not needed.
 
     Args:
-      path: directory of the run, or a file that `jaxcifar export --to npz` has written.
+      path: directory of the run, or a file that `jaxcifar export --to npz` has written, or a
+        directory without checkpoints that has such a file under the name `model.npz`.
       checkpoint: "latest", "best" on the validation images, or the number of a step.
       ema: whether to take the moving averages of the weights (`train.ema_decay`).
 
@@ -288,6 +290,8 @@ def load(path: str | Path, checkpoint: str = "latest", *, ema: bool = False) -> 
       InputError: if there is no such run or checkpoint, it is damaged, or has no moving averages.
     """
     path = Path(path)
+    if (path / _WEIGHTS).exists() and not (path / "checkpoints").exists():
+        path /= _WEIGHTS
     contents = model_file.read(path) if path.is_file() else _read_run(path, checkpoint, ema)
     config, step, info, class_names, variables, packed = contents
     module = models.from_config(config, info.num_classes)

@@ -18,11 +18,9 @@ _TWO_DEVICES = "--xla_force_host_platform_device_count=2"
 os.environ["XLA_FLAGS"] = f"{USERS_XLA_FLAGS} {_TWO_DEVICES}".strip()
 os.environ.setdefault("NPROC", "16")
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tests and the processes they start compile the same programs again and again. Workers of
-# pytest-xdist have the directory of the process that started them.
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    _CACHE = tempfile.TemporaryDirectory(prefix="jaxcifar_test_")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+# Tests and the processes they start compile the same programs again and again.
+_CACHE = tempfile.TemporaryDirectory(prefix="jaxcifar_test_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 

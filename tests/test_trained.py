@@ -147,6 +147,18 @@ def test_a_run_without_its_data_can_be_used(whole_run, tmp_path):
     assert load(tmp_path / "run").predict(np.zeros((8, 8), np.uint8)).names[0] in "abcdefghij"
 
 
+def test_weights_may_lie_beside_the_manifest(whole_run, model, test_split, tmp_path, run_command):
+    file = tmp_path / "row" / "model.npz"
+    file.parent.mkdir()
+    shutil.copy(whole_run / "manifest.json", file.parent)
+    code, _, err, _ = run_command("jaxcifar", "export", whole_run, "--to", "npz", "--file", file)
+    assert code == 0, err
+    found, expected = (
+        one.predict(test_split.images[:9]).probabilities for one in (load(tmp_path / "row"), model)
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_importing_the_package_imports_no_jax():
     program = "import jaxcifar, sys; print('jax' in sys.modules, jaxcifar.__version__)"
     done = subprocess.run(

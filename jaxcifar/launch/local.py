@@ -147,14 +147,12 @@ class _Pool:
         if self._alone:
             return subprocess.Popen(run.command, process_group=0, env=environment)
         run.workdir.parent.mkdir(parents=True, exist_ok=True)
-        with run.workdir.with_name(run.workdir.name + ".log").open("ab") as log:
+        with (
+            run.workdir.with_name(run.workdir.name + ".log").open("ab") as log,
+            _on_cores(cores),
+        ):
             return subprocess.Popen(
-                run.command,
-                process_group=0,
-                env=environment,
-                stdout=log,
-                stderr=log,
-                preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
+                run.command, process_group=0, env=environment, stdout=log, stderr=log
             )
 
     def _finish(self, process: "subprocess.Popen[bytes]") -> None:
@@ -202,6 +200,23 @@ def _is_running(workdir: Path) -> bool:
         return run_status.read(workdir).state == "running"
     except (InputError, OSError, ValueError, KeyError, TypeError):
         return False
+
+
+@contextmanager
+def _on_cores(cores: frozenset[int] | None) -> Iterator[None]:
+    """Starts processes on some cores: they inherit those of the thread that starts them.
+
+    Setting them in the new process would need a fork, which can hang after JAX has made threads.
+    """
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -203,11 +204,12 @@ def test_the_trial_of_a_killed_process_is_taken_over(make_search, tmp_path):
     opened, search = make_search(sampler="random", pruner="none")
     trial = opened.ask()
     trial.suggest_float(RATE, 0.1, 1.0)
-    dead = os.spawnlp(os.P_WAIT, "true", "true") or 2**22 + 1  # a process that is no more
+    process = subprocess.Popen(["true"])
+    process.wait()
     for name, value in (
         ("workdir", str(tmp_path / "runs" / "old")),
         ("host", platform.node()),
-        ("pid", dead),
+        ("pid", process.pid),
     ):
         trial.set_user_attr(name, value)
     search.run(1)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from jaxcifar.config import default
+from jaxcifar.errors import IN_USE
 from jaxcifar.resilience.signals import describe
 from tests.helpers import INTERVAL, RUN, STEPS, read_metrics, restore, saved_steps
 
@@ -123,7 +124,7 @@ def test_a_run_through_many_faults_ends_as_an_unbroken_one(run, unbroken, tmp_pa
     wait_for(process, "step 25/")
     process.send_signal(signal.SIGSTOP)  # it holds the lock, however fast the other process is
     code, _, err = end(run.start())
-    assert code == 1 and f"by process {process.pid} on {os.uname().nodename}." in err
+    assert code == IN_USE and f"by process {process.pid} on {os.uname().nodename}." in err
     assert "Traceback" not in err
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGCONT)

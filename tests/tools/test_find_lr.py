@@ -85,6 +85,7 @@ def test_a_diverging_run_ends_early():
     assert np.isnan(found.losses[0, -1]) and np.isfinite(found.losses[0, 0])
 
 
+@pytest.mark.slow
 def test_the_command_draws_and_suggests(run_command, tmp_path):
     pytest.importorskip("matplotlib", reason="needs the extra figures")
     out = tmp_path / "new" / "rates.png"

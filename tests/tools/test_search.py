@@ -59,6 +59,7 @@ def searched(run_command, recipe, tmp_path_factory):
     return parent, out
 
 
+@pytest.mark.slow
 def test_each_trial_is_a_run(searched):
     parent, out = searched
     rates = [float(rate) for rate in re.findall(r"^trial \d of 4: learning_rate=(.*)$", out, re.M)]
@@ -79,6 +80,7 @@ def test_each_trial_is_a_run(searched):
     assert out.splitlines()[-1].startswith(f"best: trial {best}, accuracy {scores[best]:.4f}:")
 
 
+@pytest.mark.slow
 def test_the_report_shows_history_and_importance(searched):
     parent, _ = searched
     report = build(*runs.find([parent]), search.find([parent]))
@@ -93,6 +95,7 @@ def test_the_report_shows_history_and_importance(searched):
     assert '"x_axis":"trial"' in page(report)
 
 
+@pytest.mark.slow
 def test_halving_resumes_the_best_and_marks_the_others(run_command, recipe, tmp_path):
     command = ["jaxcifar", "sweep", f"--config={recipe}", f"--workdir={tmp_path}", "--halving=3"]
     code, out, err, _ = run_command(*command)
