@@ -26,7 +26,7 @@ def charts(groups: Sequence[Group]) -> list[Chart]:
             lines = [
                 line
                 for number, split in enumerate(splits)
-                for line in _lines(groups[0], split, column, len(groups), number, label=split)
+                for line in _lines(groups[0], split, column, 1, 0, label=split, style=number)
             ]
             found.append(_chart(column.capitalize(), column, lines, percent))
             continue

@@ -186,6 +186,24 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_drawn(sweep_of_runs, tmp_pa
     page(report)
 
 
+def test_ternary_shares_and_single_runs_have_charts(sweep_of_runs, tmp_path):
+    shutil.copytree(sweep_of_runs / "rate0.1" / "seed_0", tmp_path / "run")
+    header, *rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    columns = header.split(",")
+    for epoch, zero in (1, 0.5), (2, 0.4):
+        row = dict.fromkeys(columns, "") | {"step": 20 * epoch, "epoch": epoch, "split": "weights"}
+        row |= {"negative": 0.2, "zero": zero, "positive": round(0.8 - zero, 7)}
+        row["time"] = "2026-01-01T00:07:00+00:00"
+        rows.append(",".join(str(row[name]) for name in columns))
+    (tmp_path / "run" / "metrics.csv").write_text("\n".join([header, *rows]) + "\n")
+    lines = charts_of(build(*runs.find([tmp_path])), Lines)
+    assert list(lines) == ["Loss", "Accuracy", "Learning rate", "Images/s", "Ternary weights"]
+    assert [line.label for line in lines["Loss"].lines] == ["train", "test"]
+    assert {line.style for line in lines["Loss"].lines} == {0, 1}
+    shares = {line.label.split()[-1]: line.y.tolist() for line in lines["Ternary weights"].lines}
+    assert shares == {"-1": [0.2, 0.2], "0": [0.5, 0.4], "1": [0.3, 0.4]}
+
+
 def test_pauses_do_not_count_as_training():
     rows = [
         {"step": str(10 * n), "epoch": str(n), "split": "train", "loss": "1", "time": time}
