@@ -44,7 +44,7 @@ def texts(source):
 def test_every_field_that_a_text_names_exists():
     known = {*FIELDS, *OLD_NAMES, *DURATIONS}
     pattern = re.compile(
-        rf"(?<![\w./])((?:{'|'.join(SECTIONS)})\.(?!py\b|bin\b)[a-z]\w*)(?![\w(.])"
+        rf"(?<![\w./])((?:{'|'.join(SECTIONS)})\.(?!py\b|bin\b|npz\b)[a-z]\w*)(?![\w(.])"
     )
     named = {
         (path.name, field)
