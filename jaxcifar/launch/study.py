@@ -11,7 +11,7 @@ import runpy
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -126,8 +126,9 @@ def _check_values(values: Any, fields: Mapping[str, Any]) -> None:
         raise InputError("must be a list of choices, or a dictionary with low and high")
 
 
-def open_study(space: Space, storage: str, name: str) -> "optuna.Study":
-    """Opens a study, which is created if there is none of this name.
+@contextlib.contextmanager
+def open_study(space: Space, storage: str, name: str) -> "Iterator[optuna.Study]":
+    """Opens a study, which is created if there is none of this name, and closes it at the end.
 
     Args:
       space: what is searched.
@@ -145,28 +146,35 @@ def open_study(space: Space, storage: str, name: str) -> "optuna.Study":
             "optuna is not installed; install it with pip install 'jaxcifar[search]'"
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    database = None
     try:
-        study = optuna.create_study(
-            study_name=name,
-            storage=storage,
-            direction="maximize",
-            load_if_exists=True,
-            pruner=_pruner(space),
-        )
-        saved = study.user_attrs.get("space")
-        wanted = json.loads(json.dumps(space.fields))
-        if saved is None:
-            study.set_user_attr("space", wanted)
-    except Exception as error:  # of SQLAlchemy or of the driver of the database
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"--storage={storage}: cannot be used: {reason}") from error
-    if saved not in (None, wanted):
-        differing = [f for f in {**saved, **wanted} if saved.get(f) != wanted.get(f)]
-        raise InputError(
-            f"--storage={storage}: the study {name!r} has another space: {', '.join(differing)} "
-            "differ; choose another --study, or --workdir"
-        )
-    return study
+        try:
+            database = optuna.storages.RDBStorage(storage)
+            study = optuna.create_study(
+                study_name=name,
+                storage=database,
+                direction="maximize",
+                load_if_exists=True,
+                pruner=_pruner(space),
+            )
+            saved = study.user_attrs.get("space")
+            wanted = json.loads(json.dumps(space.fields))
+            if saved is None:
+                study.set_user_attr("space", wanted)
+        except Exception as error:  # of SQLAlchemy or of the driver of the database
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"--storage={storage}: cannot be used: {reason}") from error
+        if saved not in (None, wanted):
+            differing = [f for f in {**saved, **wanted} if saved.get(f) != wanted.get(f)]
+            raise InputError(
+                f"--storage={storage}: the study {name!r} has another space: "
+                f"{', '.join(differing)} differ; choose another --study, or --workdir"
+            )
+        yield study
+    finally:
+        if database:
+            database.remove_session()
+            database.engine.dispose()
 
 
 def ask(study: "optuna.Study", space: Space) -> "optuna.Trial":

@@ -51,8 +51,10 @@ def main() -> None:
     parent = cli.run_directory("workdir", _WORKDIR.value or f"runs/{name}_search")
     parent.mkdir(parents=True, exist_ok=True)
     storage = _STORAGE.value or f"sqlite:///{parent.resolve()}/study.db"
-    opened = study.open_study(space, storage, _STUDY.value)
-    with local.forwarding(list) as received:
+    with (
+        study.open_study(space, storage, _STUDY.value) as opened,
+        local.forwarding(list) as received,
+    ):
         search = study.Search(
             opened,
             space,
@@ -63,7 +65,8 @@ def main() -> None:
             lambda: received[0] if received else 0,
         )
         search.run(_TRIALS.value)
-    if best := search.best():
+        best = search.best()
+    if best:
         number, score, fields = best
         shown = " ".join(f"--config.{field}={value}" for field, value in fields.items())
         print(f"best: trial {number}, {config.eval.best_metric} {abs(score):.4f}: {shown}")

@@ -64,8 +64,8 @@ def test_grad_cam_of_an_inner_layer_has_the_gradient_of_finite_differences(model
     weights = []
     for channel in range(output.shape[-1]):
         step = np.zeros(output.shape[-1], np.float32)
-        step[channel] = 1e-2
-        weights.append((logit_with(step) - logit_with(-step)) / 2e-2)
+        step[channel] = 2e-3  # small, as the network has kinks
+        weights.append((logit_with(step) - logit_with(-step)) / 4e-3)
     cam = np.maximum((output * np.array(weights)).sum(axis=-1), 0)
     assert np.allclose(found, cam / cam.max(), atol=0.02)
 

@@ -1,5 +1,6 @@
 """Searches with Optuna: spaces, pruning, resuming, and bad input."""
 
+import contextlib
 import json
 import os
 import platform
@@ -28,11 +29,14 @@ FIELDS = {
 
 @pytest.fixture
 def open_study(tmp_path):
-    def open_(fields=FIELDS, sampler="tpe", pruner="median", storage=None, seed=0):
-        space = study.Space(fields, sampler, pruner, seed)
-        return study.open_study(space, storage or f"sqlite:///{tmp_path}/study.db", "search"), space
+    with contextlib.ExitStack() as opened:
 
-    return open_
+        def open_(fields=FIELDS, sampler="tpe", pruner="median", storage=None, seed=0):
+            space = study.Space(fields, sampler, pruner, seed)
+            url = storage or f"sqlite:///{tmp_path}/study.db"
+            return opened.enter_context(study.open_study(space, url, "search")), space
+
+        yield open_
 
 
 @pytest.mark.parametrize("sampler", study.SAMPLERS)
