@@ -1,7 +1,7 @@
-"""Successive halving: all runs train a little, the better part goes on, and so forth.
+"""Successive halving: trains all runs for a short time, keeps the best, trains these for longer.
 
 Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identification and Hyperparameter
-Optimization". Runs that go on resume from their checkpoints.
+Optimization". The runs that are kept resume from their checkpoints.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ def rungs(count: int, factor: int) -> list[Rung]:
 
     Args:
       count: number of runs, above 0.
-      factor: at each stage, one run in so many goes on, and the length grows by as much.
+      factor: each stage keeps 1/factor of the runs and trains them `factor` times as long.
 
     Raises:
       InputError: if the factor is below 2.
@@ -89,7 +89,7 @@ def train_all(
                 continue
             print(f"  {run.workdir}: {abs(last.score):.4f} at epoch {last.epoch:.1f}", flush=True)
             reached.append((last.score, run, last))
-        reached.sort(key=lambda entry: -entry[0])  # stable: the first of equals goes on
+        reached.sort(key=lambda entry: -entry[0])  # stable: the first of equals is kept
         following = stages[number + 1].kept if number + 1 < len(stages) else len(reached)
         for _, run, last in reached[following:]:
             supervised.record_pruned(run.workdir, last, f"stage {number + 1} of successive halving")

@@ -1,4 +1,4 @@
-"""Searches over fields of a recipe with Optuna: the space, the study, and its trials.
+"""Searches over fields of a recipe with Optuna: the study, and the trials of this machine.
 
 Akiba et al. 2019, "Optuna: A Next-generation Hyperparameter Optimization Framework".
 """
@@ -7,123 +7,33 @@ import contextlib
 import json
 import os
 import platform
-import runpy
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxcifar.config.structure import check_field
-from jaxcifar.errors import IN_USE, InputError, StoppedError, unknown
+from jaxcifar.errors import IN_USE, InputError, StoppedError
 from jaxcifar.launch import supervised
+from jaxcifar.launch.search_space import Space, draw
 from jaxcifar.launch.supervised import Evaluation
 from jaxcifar.launch.trials import Fields, changed
 from jaxcifar.report.search import REPORT_FILE
 from jaxcifar.resilience import manifest
 from jaxcifar.resilience.files import write_json
+from jaxcifar.resilience.lock import WriterLock
 
 if TYPE_CHECKING:  # an optional dependency
     import optuna
 
-SAMPLERS = ("tpe", "random", "cmaes")
-PRUNERS = ("median", "hyperband", "none")
-_RANGE_KEYS = {"low", "high", "log", "step", "only_if"}
 _STARTUP_TRIALS = 5  # before the median pruner acts
 _MIN_FOR_IMPORTANCE = 4  # finished trials
 _MOST_FAILURES = 3  # in a row, before the search gives up
 _STALE_SECONDS = 300.0  # after which a trial of another machine may have been left
-
-
-class Space(NamedTuple):
-    """What a recipe's `get_study` returns.
-
-    Attributes:
-      fields: by path, a list of choices, or a dictionary with `low` and `high`, and optionally
-        `log`, `step` and `only_if`, which maps another field to the value for which this one is
-        searched. Whole numbers give whole numbers. A list of choices with a condition is a
-        dictionary with `choices` and `only_if`.
-      sampler: one of `SAMPLERS`.
-      pruner: one of `PRUNERS`.
-      seed: seed of the sampler.
-    """
-
-    fields: dict[str, Any]
-    sampler: str
-    pruner: str
-    seed: int
-
-
-def read_space(path: str) -> Space:
-    """Returns the space of a recipe file.
-
-    Args:
-      path: the recipe file.
-
-    Raises:
-      InputError: if it has no `get_study`, or that returns something invalid.
-    """
-    get_study = runpy.run_path(path).get("get_study")
-    if get_study is None:
-        raise InputError(f"{path} has no get_study(), which returns the space of a search")
-    try:
-        found = get_study()
-    except Exception as error:  # a recipe may raise anything
-        raise InputError(f"{path}: get_study: {type(error).__name__}: {error}") from error
-    if not isinstance(found, dict) or not isinstance(found.get("space"), dict):
-        raise InputError(f"{path}: get_study must return a dictionary with a dictionary `space`")
-    known = {"space", "sampler", "pruner", "seed"}
-    if extra := found.keys() - known:
-        raise InputError(f"{path}: get_study: {unknown('entry', min(extra), known)}")
-    space = Space(
-        found["space"],
-        found.get("sampler", "tpe"),
-        found.get("pruner", "median"),
-        found.get("seed", 0),
-    )
-    for kind, value, choices in (
-        ("sampler", space.sampler, SAMPLERS),
-        ("pruner", space.pruner, PRUNERS),
-    ):
-        if value not in choices:
-            raise InputError(f"{path}: get_study: {unknown(kind, str(value), choices)}")
-    if not space.fields:
-        raise InputError(f"{path}: get_study: the space is empty")
-    for field, values in space.fields.items():
-        try:
-            check_field(field)
-            _check_values(values, space.fields)
-        except InputError as error:
-            raise InputError(f"{path}: get_study: {field}: {error}") from error
-    return space
-
-
-def _check_values(values: Any, fields: Mapping[str, Any]) -> None:
-    """Checks the values of one field, which come from a user's recipe."""
-    if isinstance(values, dict):
-        condition = values.get("only_if", {})
-        if not (isinstance(condition, dict) and condition.keys() <= fields.keys()):
-            raise InputError("only_if must map other fields of the space to a value")
-        if "choices" in values:
-            if values.keys() - {"choices", "only_if"}:
-                raise InputError("choices have no other entry than only_if")
-            return _check_values(values["choices"], fields)
-        if extra := values.keys() - _RANGE_KEYS:
-            raise unknown("entry", min(extra), sorted(_RANGE_KEYS))
-        low: Any = values.get("low")
-        high: Any = values.get("high")
-        numbers = isinstance(low, int | float) and isinstance(high, int | float)
-        if not numbers or not low < high:
-            raise InputError("low and high must be numbers, low below high")
-        if values.get("log") and low <= 0:
-            raise InputError(f"low = {low}: must be above 0 on a logarithmic scale")
-        return
-    if not isinstance(values, list | tuple) or not values:
-        raise InputError("must be a list of choices, or a dictionary with low and high")
 
 
 @contextlib.contextmanager
@@ -210,31 +120,6 @@ def _pruner(space: Space) -> "optuna.pruners.BasePruner":
     if space.pruner == "hyperband":
         return pruners.HyperbandPruner()
     return pruners.MedianPruner(n_startup_trials=_STARTUP_TRIALS)
-
-
-def draw(trial: "optuna.Trial", space: Space) -> Fields:
-    """Returns the values of a trial, without the fields whose condition does not hold."""
-    fields: Fields = {}
-    for field, values in space.fields.items():
-        conditions = values.get("only_if", {}) if isinstance(values, dict) else {}
-        if any(fields.get(other) != value for other, value in conditions.items()):
-            continue
-        fields[field] = _suggest(trial, field, values)
-    return fields
-
-
-def _suggest(trial: "optuna.Trial", field: str, values: Any) -> Any:
-    if isinstance(values, dict) and "choices" in values:
-        values = values["choices"]
-    if not isinstance(values, dict):
-        # Optuna's choices are scalars; others stand for their place in the list.
-        if all(isinstance(value, str | int | float | bool) for value in values):
-            return trial.suggest_categorical(field, list(values))
-        return values[trial.suggest_categorical(field, list(range(len(values))))]
-    low, high, log = values["low"], values["high"], values.get("log", False)
-    if isinstance(low, int) and isinstance(high, int):
-        return trial.suggest_int(field, low, high, step=values.get("step", 1), log=log)
-    return trial.suggest_float(field, low, high, step=values.get("step"), log=log)
 
 
 class Search:
@@ -368,11 +253,9 @@ class Search:
         """Queues again what an interrupted or dead search has left, to resume in its workdir."""
         from optuna.trial import TrialState
 
-        taken = set()
-        for trial in self._study.get_trials(deepcopy=False):
-            if "workdir" in trial.user_attrs and trial.user_attrs.get("resumes") is not None:
-                taken.add(trial.user_attrs["resumes"])
-        for trial in self._study.get_trials(deepcopy=False):
+        trials = self._study.get_trials(deepcopy=False)
+        taken = {trial.user_attrs.get("resumes") for trial in trials}
+        for trial in trials:
             attributes = trial.user_attrs
             if trial.number in taken or "workdir" not in attributes:
                 continue
@@ -439,8 +322,6 @@ def _is_dead(trial: "optuna.trial.FrozenTrial") -> bool:
         except OSError:
             return False
         return False
-    from jaxcifar.resilience.lock import WriterLock
-
     started = trial.datetime_start
     if started is None or time.time() - started.timestamp() < _STALE_SECONDS:
         return False

@@ -59,7 +59,7 @@ class Difference(NamedTuple):
 
 
 def differing_fields(runs: Sequence[Run]) -> list[str]:
-    """Returns the fields in which runs differ, but for the seed and those that affect no result."""
+    """Returns the fields in which runs differ, except the seed and those that affect no result."""
     fields = dict.fromkeys(field for run in runs for field in run.config)
     return [
         field

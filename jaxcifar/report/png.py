@@ -103,7 +103,7 @@ def _lines(chart: Lines) -> Any:
 
 
 def _line(axes: Any, line: Line, scale: float, color: str) -> None:
-    x = line.x.get("epoch", next(iter(line.x.values())))  # of a fixed axis, the only one
+    x = line.x.get("epoch", next(iter(line.x.values())))  # a fixed axis is the only one
     marker = "o" if len(x) < 30 else ""
     dash = _DASHES[line.style % len(_DASHES)]
     axes.plot(

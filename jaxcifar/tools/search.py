@@ -6,7 +6,7 @@
 `get_study()` in the recipe file returns the space, the sampler (tpe, random or cmaes) and the
 pruner (median, hyperband or none). Each trial is a run of its own, judged by `eval.best_metric` on
 validation images, and stopped when the pruner says so; its manifest tells. Rerunning the command
-resumes the search: trials that were interrupted resume from their checkpoints. The study is kept in
+resumes the search: interrupted trials resume from their checkpoints. The study is kept in
 <workdir>/study.db, or in any database that Optuna can reach, so that several processes and machines
 can work on one study. `jaxcifar report` shows the history and the importance of the fields. Needs
 the extra "search".
@@ -38,10 +38,10 @@ def main() -> None:
     """Runs the trials that are left."""
     if _CONFIG.value is None:
         raise InputError("--config must name a recipe, e.g. --config=configs/search_resnet20.py")
-    from jaxcifar.launch import local, study, supervised  # slow to import; --help does without
+    from jaxcifar.launch import local, search_space, study, supervised  # slow to import
 
     recipe = config_flags.get_config_filename(flags.FLAGS["config"])
-    space = study.read_space(recipe.split(":")[0])
+    space = search_space.read_space(recipe.split(":")[0])
     config = _CONFIG.value
     supervised.check_judged(recipe, config.dataset.validation_size)
     given = config_flags.get_override_values(flags.FLAGS["config"])

@@ -54,7 +54,9 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the commands without runni
 _JOBS = flags.DEFINE_integer("jobs", 1, "Number of runs at a time.", lower_bound=1)
 _SHARD = flags.DEFINE_string("shard", None, "Train every n-th run, from the i-th on: i/n, or n.")
 _HALVING = flags.DEFINE_integer(
-    "halving", 0, "Successive halving: train all a little, keep one in so many, and so on."
+    "halving",
+    0,
+    "Successive halving: at each stage keep 1 in N runs, and train it N times as long.",
 )
 _LAUNCHER = flags.DEFINE_enum("launcher", "local", ["local", "slurm"], "Where to train.")
 _SLURM = flags.DEFINE_list("slurm", [], "Options of the jobs, e.g. partition=gpu,gpus_per_node=1.")

@@ -28,7 +28,7 @@ def images():
 
 
 def test_grad_cam_is_that_of_the_papers_equations(model, images):
-    """The gradient by finite differences: the head is linear in the mean of the last block."""
+    """The head is linear in the mean of the last block, so the gradient is known."""
     layer = network.spatial_layers(model)[-1]
     cam = network.grad_cam(model, images, layer)
     outputs = model.features(images, layer)

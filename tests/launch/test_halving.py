@@ -64,9 +64,8 @@ def test_the_better_half_resumes_until_one_is_left(make):
     assert manifest_of(c)["pruned"]["reason"] == "stage 2 of successive halving"
     assert manifest_of(c)["pruned"]["score"] == pytest.approx(0.5 * 4 / 8)
     # What was trained is not trained again.
-    assert (b.workdir / "starts").read_text().splitlines() == ["0", "2", "4"] or len(
-        (b.workdir / "starts").read_text().splitlines()
-    ) == 3
+    starts = list(map(int, (b.workdir / "starts").read_text().split()))
+    assert len(starts) == 3 and starts[0] == 0 and 2 <= starts[1] < 4 <= starts[2] < 8
 
 
 def test_a_repeated_command_repeats_nothing(make):
@@ -77,7 +76,7 @@ def test_a_repeated_command_repeats_nothing(make):
     assert [(run.workdir / "starts").read_text() for run in runs] == before
 
 
-def test_a_run_that_fails_is_named_and_the_others_go_on(make):
+def test_a_run_that_fails_is_named_and_the_others_continue(make):
     runs = make(a=0.2, bad=-1, c=0.5)
     assert train(runs) == [f"{runs[1].workdir} (exit code 7)"]
     assert "end" in manifest_of(runs[2])

@@ -12,7 +12,7 @@ import pytest
 
 from jaxcifar.config import default
 from jaxcifar.errors import InputError, StoppedError
-from jaxcifar.launch import study, supervised
+from jaxcifar.launch import search_space, study, supervised
 from tests.launch.stand_in import WORK
 
 optuna = pytest.importorskip("optuna")
@@ -32,36 +32,36 @@ def open_study(tmp_path):
     with contextlib.ExitStack() as opened:
 
         def open_(fields=FIELDS, sampler="tpe", pruner="median", storage=None, seed=0):
-            space = study.Space(fields, sampler, pruner, seed)
+            space = search_space.Space(fields, sampler, pruner, seed)
             url = storage or f"sqlite:///{tmp_path}/study.db"
             return opened.enter_context(study.open_study(space, url, "search")), space
 
         yield open_
 
 
-@pytest.mark.parametrize("sampler", study.SAMPLERS)
+@pytest.mark.parametrize("sampler", search_space.SAMPLERS)
 def test_values_are_drawn_from_the_space(open_study, sampler):
     opened, space = open_study(sampler=sampler)
     drawn = []
     for _ in range(12):
         trial = study.ask(opened, space)
-        drawn.append(study.draw(trial, space))
+        drawn.append(search_space.draw(trial, space))
         opened.tell(trial, 0.5)
     assert all(0.01 <= fields[RATE] <= 1 for fields in drawn)
     assert all((RISE in fields) == (fields[NAME] == "one_cycle") for fields in drawn)
     assert {fields[NAME] for fields in drawn} == {"cosine", "one_cycle"}
     assert {type(fields["augment.num_ops"]) for fields in drawn} == {int}
     again, _ = open_study(sampler=sampler, storage="sqlite://")
-    assert study.draw(study.ask(again, space), space) == drawn[0]  # the seed decides
+    assert search_space.draw(study.ask(again, space), space) == drawn[0]  # the seed decides
     resumed, _ = open_study(sampler=sampler)
     values = [fields[RATE] for fields in drawn]
-    assert study.draw(study.ask(resumed, space), space)[RATE] not in values
+    assert search_space.draw(study.ask(resumed, space), space)[RATE] not in values
 
 
 def test_choices_may_be_lists(open_study):
     fields = {"schedule.milestones_steps": [[10, 20], [15]]}
     opened, space = open_study(fields)
-    assert study.draw(study.ask(opened, space), space)["schedule.milestones_steps"] in (
+    assert search_space.draw(study.ask(opened, space), space)["schedule.milestones_steps"] in (
         [10, 20],
         [15],
     )
@@ -104,13 +104,13 @@ def recipe_file(tmp_path, text):
 def test_bad_spaces_are_refused(tmp_path, returned, message):
     path = recipe_file(tmp_path, f"def get_study():\n    return {returned}\n")
     with pytest.raises(InputError) as error:
-        study.read_space(path)
+        search_space.read_space(path)
     assert message in str(error.value) and "get_study" in str(error.value)
 
 
 def test_a_recipe_without_a_space_is_named(tmp_path):
     with pytest.raises(InputError, match=r"recipe.py has no get_study\(\)"):
-        study.read_space(recipe_file(tmp_path, ""))
+        search_space.read_space(recipe_file(tmp_path, ""))
 
 
 def test_another_space_or_a_database_that_is_away_is_refused(open_study):

@@ -118,7 +118,6 @@ function heatmap(chart) {
     xaxis: {title: {text: chart.x_label}, showgrid: false,
       ...(by_step ? {} : {tickvals: chart.x.map((_, i) => i), ticktext: chart.x, tickangle: -45})},
     yaxis: {title: {text: chart.y_label}, autorange: "reversed", showgrid: false,
-      ...(chart.y.length > 40 ? {nticks: 20} : {}),
       tickvals: every(chart.y, 30).map(([i]) => i), ticktext: every(chart.y, 30).map(([, name]) => name)},
   })];
 }
