@@ -3,7 +3,7 @@
 # small bundled dataset for about a minute. PYTHON, TF and VENV are those of setup.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bash scripts/setup.sh
+bash scripts/setup.sh figures
 
 config=configs/quickstart.py
 "${VENV:-.venv}/bin/python" -m jaxcifar.main --config $config
