@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -58,13 +58,20 @@ class Attempt:
 
     Attributes:
       state: replicated `TrainState`.
+      layers: replicated values of the layers at the last step, see `steps.TrainStep`.
       step: number of updates made.
       progress: what a checkpoint stores in addition to the state.
       results: metrics of the last evaluation; {} before the first.
     """
 
     def __init__(
-        self, run: Run, program: Program, start: Restored, checkpoints: Checkpoints, log: RunLogger
+        self,
+        run: Run,
+        program: Program,
+        start: Restored,
+        checkpoints: Checkpoints,
+        log: RunLogger,
+        evaluator: Evaluator | None = None,
     ):
         """Moves the state to the devices.
 
@@ -74,15 +81,17 @@ class Attempt:
           start: checkpoint to start from.
           checkpoints: checkpoints of the run.
           log: where metrics and messages go.
+          evaluator: evaluates states of the run; None to make one.
         """
         self.config, self.plan, self.splits = run.config, run.plan, run.splits
         self.signals, self.peers, self._lock = run.signals, run.peers, run.lock
         self.program, self.checkpoints, self.log = program, checkpoints, log
-        self.evaluator = Evaluator(run.config, program, run.splits)
+        self.evaluator = evaluator or Evaluator(run.config, program, run.splits)
         self.throughput = Throughput()
         self.state, self.progress = devices.replicate(start.state), start.progress
         self.step = self.first_step = self.peers.step = start.step
         self.results: Results = {}
+        self.layers: dict[str, Any] = {}
         self._left_out = nonfinite.LeftOutRow()
         self._in_flight: list[tuple[int, metrics.Sums]] = []
         self._workdir, self._run_manifest = run.workdir, manifest.to_carry(run.workdir)
@@ -106,14 +115,27 @@ class Attempt:
 
     def run_call(self, call: Call) -> None:
         """Starts the steps of a call; their sums are fetched later, by `collect`."""
-        self.state, sums, self._layers = call.run(self.state)
+        self.state, sums, self.layers = call.run(self.state)
         self._in_flight.append((self.step, sums))
-        self.step += call.num_steps
+        self.started(call.num_steps)
         self.peers.step = self.step
-        self.throughput.add(call.num_steps * self.config.train.batch_size)
+
+    def started(self, num_steps: int) -> None:
+        """Counts steps that have been started.
+
+        Raises:
+          StoppedError: if a save failed, where `checkpoint.on_error` is stop.
+        """
+        self.step += num_steps
+        self.throughput.add(num_steps * self.config.train.batch_size)
         self.log.show_step(self.step)
         self._report_failed_saves(stop=self.config.checkpoint.on_error == "stop")
         self._record_first_save()
+
+    def has_work(self) -> bool:
+        """Returns whether anything is to be done at this step besides training."""
+        alone = self.is_signalled_alone()
+        return any(self.plan.due(self.step)) or self.is_first_call or alone
 
     def collect(self) -> None:
         """Waits for the steps that were started and adds up their sums.
@@ -121,11 +143,24 @@ class Attempt:
         Called before anything of these steps is written to the workdir.
 
         Raises:
+          NonFinite, MovedError: see `count`.
+        """
+        steps = [(first_step, by_step(devices.fetch(sums))) for first_step, sums in self._in_flight]
+        self.throughput.stop()
+        self._in_flight = []
+        self.count(steps)
+
+    def count(self, steps: list[tuple[int, list[metrics.Sums]]]) -> None:
+        """Adds up the sums of steps that have ended.
+
+        Args:
+          steps: the step that each call began with, and the sums of its steps, on the host.
+
+        Raises:
           NonFinite: if a step's numbers are not finite, unless such steps are skipped.
           MovedError: if the workdir was moved or removed.
         """
         self._lock.check()
-        steps = [(first_step, by_step(devices.fetch(sums))) for first_step, sums in self._in_flight]
         for first_step, done in steps:
             self._left_out.add(first_step, done)
         if warning := self._left_out.warning():
@@ -136,8 +171,6 @@ class Attempt:
                 self.config.train, first_step, done, self.progress.skipped_steps, self.state
             )
             self.progress = self.progress.add(done)
-        self.throughput.stop()
-        self._in_flight = []
 
     def log_training(self) -> None:
         """Logs the training metrics of all steps since the last log line."""
@@ -158,9 +191,9 @@ class Attempt:
 
     def log_layers(self) -> None:
         """Logs the layers' statistics of the last step and, if asked for, their histograms."""
-        self.log.log_layers(self.step, devices.fetch(self._layers["statistics"]))
+        self.log.log_layers(self.step, devices.fetch(self.layers["statistics"]))
         if self.config.log.histograms:
-            arrays = devices.fetch((self.state.params, self._layers["gradients"]))
+            arrays = devices.fetch((self.state.params, self.layers["gradients"]))
             self.log.log_histograms(self.step, *arrays)
 
     def evaluate(self) -> bool:

@@ -3,10 +3,15 @@
 The rest of the package writes a step for one device, and a batch is one process's share.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial, wraps
+from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import jax_utils
 from jax.experimental import multihost_utils
@@ -15,6 +20,7 @@ from jaxcifar.errors import InputError
 from jaxcifar.kernels.backend import is_cpu
 
 AXIS = "batch"
+_MEMORY = Path("/proc/meminfo")
 
 
 def check_batch_size(field: str, batch_size: int) -> None:
@@ -49,7 +55,12 @@ def map_train_step(train_step: Callable, in_axes: Any = 0) -> Callable:
     mapped = jax.pmap(train_step, axis_name=AXIS, in_axes=in_axes, donate_argnums=0)
     if not is_cpu():
         return mapped
-    return lambda *arguments: jax.block_until_ready(mapped(*arguments))
+
+    @wraps(mapped)
+    def finished(*arguments: Any) -> Any:
+        return jax.block_until_ready(mapped(*arguments))
+
+    return finished
 
 
 def map_eval_step(eval_step: Callable) -> Callable:
@@ -60,6 +71,49 @@ def map_eval_step(eval_step: Callable) -> Callable:
 def replicate(tree: Any) -> Any:
     """Returns a copy of the arrays on every local device, stacked along a new first axis."""
     return jax_utils.replicate(tree, axis_name=AXIS)  # pmap's axis name, or it compiles twice
+
+
+def stack(trees: Sequence[Any]) -> Any:
+    """Stacks replicated trees along a new second axis, behind that of the devices."""
+    return map_eval_step(lambda *trees: jax.tree.map(lambda *x: jnp.stack(x), *trees))(*trees)
+
+
+def row(tree: Any, index: int) -> Any:
+    """Returns a copy of one of the trees that `stack` has joined."""
+    return _row(tree, np.int32(index))
+
+
+@partial(jax.pmap, axis_name=AXIS, in_axes=(0, None))
+def _row(tree: Any, index: jax.Array) -> Any:
+    return jax.tree.map(lambda x: x[index], tree)
+
+
+def memory_needed(step: Callable, shapes: Sequence[Any]) -> int:
+    """Compiles a train step and returns the memory in bytes that it needs on each device.
+
+    Args:
+      step: what `map_train_step` returns.
+      shapes: the shapes of its arguments, with the axis of the devices.
+    """
+    found = getattr(step, "__wrapped__", step).lower(*shapes).compile().memory_analysis()
+    return (
+        found.temp_size_in_bytes
+        + found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        - found.alias_size_in_bytes
+    )
+
+
+def free_memory() -> int:
+    """Returns the memory in bytes that is free on the first device, or in the machine on a CPU."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in statistics:
+        return statistics["bytes_limit"] - statistics["bytes_in_use"]
+    if _MEMORY.exists() and (
+        free := re.search(r"^MemAvailable:\s*(\d+) kB", _MEMORY.read_text(), re.M)
+    ):
+        return 1024 * int(free[1])
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def fetch(tree: Any) -> Any:

@@ -1,6 +1,6 @@
 """Feeds batches to the compiled train step, one or many steps per call."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from jaxcifar.program import Program
 from jaxcifar.steps import TrainState
 
 StepResult = tuple[TrainState, Sums, dict[str, Any]]
+Step = Callable[[TrainState, Batch], StepResult]
 
 
 class Call(NamedTuple):
@@ -38,6 +39,20 @@ class Call(NamedTuple):
     run: Callable[[TrainState], StepResult]
 
 
+class Stacked(NamedTuple):
+    """Runs that one program trains, each with a row of every array of the state.
+
+    Attributes:
+      seeds: the seed of each.
+      numbers: the arguments of their steps, a tree of arrays with a row per run.
+      build_step: arguments of one run -> its step, see `Program`, and its seed.
+    """
+
+    seeds: Sequence[int]
+    numbers: Any
+    build_step: Callable[[Any], tuple[Step, int | jax.Array]]
+
+
 def train_calls(
     config: ConfigDict,
     program: Program,
@@ -46,6 +61,7 @@ def train_calls(
     first_step: int,
     num_steps: int,
     next_due: Callable[[int], int],
+    stacked: Stacked | None = None,
 ) -> Iterator[Call]:
     """Returns the calls that train on a split, from `first_step` to `num_steps`.
 
@@ -59,9 +75,11 @@ def train_calls(
       first_step: number of steps already trained.
       num_steps: length of the run in steps.
       next_due: step -> the next step after which the loop has something to do.
+      stacked: the runs that are trained at once, on a split in device memory; None for a single
+        one. Their state, sums and layers have an axis for the runs, behind that of the devices.
     """
     if split.on_device:
-        return _calls_from_device(config, program, split, first_step, num_steps, next_due)
+        return _calls_from_device(config, program, split, first_step, num_steps, next_due, stacked)
     return _calls_from_host(config, program, split, first_step, num_steps)
 
 
@@ -92,28 +110,35 @@ def _calls_from_device(
     first_step: int,
     num_steps: int,
     next_due: Callable[[int], int],
+    stacked: Stacked | None,
 ) -> Iterator[Call]:
     """Many steps per call, on a split in device memory; only positions cross from the host."""
-    batch_size, seed = config.train.batch_size, config.train.seed
-    # On a CPU a call costs little compared with its step.
-    max_steps = config.train.steps_per_call or (1 if backend.is_cpu() else 100)
-    train_batch = partial(
-        device_pipeline.train_batch,
-        share=batch_size // jax.device_count(),
-        config=config.augment,
-        seed=seed,
-    )
-    run_steps = compile_steps(program.train_step, train_batch, batch_size, max_steps)
+    batch_size = config.train.batch_size
+    max_steps = steps_per_call(config)
+    if stacked:
+        build_step, numbers = stacked.build_step, devices.replicate(stacked.numbers)
+    else:
+        build_step, numbers = (lambda _: (program.train_step, config.train.seed)), {}
+    run_steps = compile_steps(build_step, config, max_steps, stacked=stacked is not None)
     resident = devices.replicate(device_pipeline.as_resident(split))
-    orders = device_pipeline.Order(seed, split.size, batch_size, max_steps)
+    seeds = stacked.seeds if stacked else [config.train.seed]
+    orders = [device_pipeline.Order(seed, split.size, batch_size, max_steps) for seed in seeds]
     step, placed = first_step, None
     while step < num_steps:
-        order, changed, position = orders.at(step)
+        found = [order.at(step) for order in orders]
+        order, changed, position = found[0]
         if changed:
-            placed = devices.replicate(order)
+            rows = jnp.stack([order for order, *_ in found]) if stacked else order
+            placed = devices.replicate(rows)
         steps = 1 if step == first_step else min(max_steps, next_due(step) - step)
-        yield _call(steps, run_steps, resident, placed, position, steps)
+        yield _call(steps, run_steps, numbers, resident, placed, position, steps)
         step += steps
+
+
+def steps_per_call(config: ConfigDict) -> int:
+    """Returns the most steps that a call on a split in device memory covers."""
+    # On a CPU a call costs little compared with its step.
+    return config.train.steps_per_call or (1 if backend.is_cpu() else 100)
 
 
 def _call(num_steps: int, run: Callable[..., StepResult], *arguments: Any) -> Call:
@@ -121,10 +146,11 @@ def _call(num_steps: int, run: Callable[..., StepResult], *arguments: Any) -> Ca
 
 
 def compile_steps(
-    train_step: Callable[[TrainState, Batch], StepResult],
-    train_batch: Callable[..., Batch],
-    batch_size: int,
+    build_step: Callable[[Any], tuple[Step, int | jax.Array]],
+    config: ConfigDict,
     max_steps: int,
+    *,
+    stacked: bool = False,
 ) -> Callable[..., StepResult]:
     """Maps a loop that makes batches and takes a step on each over the devices.
 
@@ -132,52 +158,70 @@ def compile_steps(
     results otherwise: the bits of a run do not depend on how its steps are divided into calls.
 
     Args:
-      train_step: see `Program`.
-      train_batch: (resident, order, position, device) -> the device's share of a batch.
-      batch_size: number of examples per step, over all devices.
+      build_step: numbers that are arguments of the step -> the step, see `Program`, and the seed.
+      config: see `config.default`.
       max_steps: most steps per call.
+      stacked: whether there are several runs, with a row each in the state, numbers and order.
 
     Returns:
-      (state, resident, order, position, num_steps) -> (state, sums, layers), with each sum as
-      [max_steps].
+      (state, numbers, resident, order, position, num_steps) -> (state, sums, layers), with each sum
+      as [max_steps, ...].
     """
+    batch_size = config.train.batch_size
+    share = batch_size // jax.device_count()
 
     def one_step(
-        state: TrainState, resident: Resident, order: jax.Array, position: Position
+        state: TrainState, numbers: Any, resident: Resident, order: jax.Array, position: Position
     ) -> StepResult:
-        batch = train_batch(resident, order, position, lax.axis_index(devices.AXIS))
+        train_step, seed = build_step(numbers)
+        batch = device_pipeline.train_batch(
+            resident,
+            order,
+            position,
+            lax.axis_index(devices.AXIS),
+            share=share,
+            config=config.augment,
+            seed=seed,
+        )
         return train_step(state, batch)
 
-    many_steps = partial(_many_steps, one_step, batch_size, max_steps)
-    return devices.map_train_step(many_steps, (0, 0, 0, None, None))
+    # A GPU's loop would copy the state's kernels in each iteration if they were in another order.
+    reorders = backend.prefers_outputs_first()
+    pack, unpack = (outputs_first, outputs_last) if reorders else (lambda x: x, lambda x: x)
+    if stacked:
+        one_step = jax.vmap(one_step, (0, 0, None, 0, None))
+        pack, unpack = jax.vmap(pack), jax.vmap(unpack)
+    many_steps = partial(_many_steps, one_step, pack, unpack, batch_size, max_steps)
+    return devices.map_train_step(many_steps, (0, 0, 0, 0, None, None))
 
 
 def _many_steps(
     one_step: Callable[..., StepResult],
+    pack: Callable[[TrainState], TrainState],
+    unpack: Callable[[TrainState], TrainState],
     batch_size: int,
     max_steps: int,
     state: TrainState,
+    numbers: Any,
     resident: Resident,
     order: jax.Array,
     position: Position,
     num_steps: jax.Array,
 ) -> StepResult:
     """Takes `num_steps` steps in a loop; the sums come as one row per step."""
-    # A GPU's loop would copy the state's kernels in each iteration if they were in another order.
-    reorders = backend.prefers_outputs_first()
-    pack, unpack = (outputs_first, outputs_last) if reorders else (lambda x: x, lambda x: x)
-    _, sums, layers = jax.eval_shape(one_step, state, resident, order, position)
+    _, sums, layers = jax.eval_shape(one_step, state, numbers, resident, order, position)
     names = tuple(sums)
-    table = jnp.zeros((max_steps, len(names)))
+    table = jnp.zeros((max_steps, len(names), *sums["loss"].shape))
     layers = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), layers)
 
     def body(index: jax.Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
         state, table, _ = carry
         here = position._replace(first=position.first + index * batch_size)
-        state, sums, layers = one_step(unpack(state), resident, order, here)
+        state, sums, layers = one_step(unpack(state), numbers, resident, order, here)
         row = jnp.stack([sums[name] for name in names])
         table = lax.dynamic_update_index_in_dim(table, row, index, 0)
         return pack(state), table, layers
 
     state, table, layers = lax.fori_loop(0, num_steps, body, (pack(state), table, layers))
-    return unpack(state), dict(zip(names, table.T, strict=True)), layers
+    columns = jnp.moveaxis(table, 1, 0)
+    return unpack(state), dict(zip(names, columns, strict=True)), layers

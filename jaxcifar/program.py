@@ -29,6 +29,7 @@ from jaxcifar.optim.schedules import (
 )
 from jaxcifar.selection import Selector
 from jaxcifar.steps import TrainState, TrainStep, Variables, eval_step, predict_step
+from jaxcifar.traced import is_on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,21 +62,24 @@ def create_program(
     durations: Durations,
     rate_factors: Iterable[tuple[int, float]] = (),
     train_images: np.ndarray | None = None,
+    learning_rate: optax.Schedule | None = None,
 ) -> Program:
     """Builds the model, the optimizer and the steps that a validated config describes.
 
     Args:
-      config: see `config.default`.
+      config: see `config.default`; within a step that takes numbers of the config as arguments,
+        what `traced.with_numbers` returns.
       info: facts of the config's data set.
       durations: lengths and intervals of the run in steps.
       rate_factors: (step, factor) pairs, see `schedules.with_rollback_factors`.
       train_images: uint8 [N, H, W, C], the first of which initialise a network that depends on
         them; None where the initial state does not matter.
+      learning_rate: step -> learning rate, in place of the config's.
     """
     train = config.train
     model = models.from_config(config, info.num_classes, AXIS)
     optimizer = create_optimizer(config.optimizer, durations)
-    learning_rate = create_learning_rate(config, durations, rate_factors)
+    learning_rate = learning_rate or create_learning_rate(config, durations, rate_factors)
     selector = _selector(config, info, optimizer)
     has_loss_scale = train.precision == "float16"
     preprocess = partial(normalize, mean=info.mean, std=info.std)
@@ -94,7 +98,7 @@ def create_program(
             info.image_shape,
             examples=_examples(model, train_images, preprocess),
             seed=train.seed,
-            ema=train.ema_decay > 0,
+            ema=is_on(train.ema_decay),
             loss_scale=has_loss_scale,
             selector=selector,
         ),
@@ -198,7 +202,7 @@ def create_state(
     """
 
     @jax.jit
-    def create(images: jax.Array) -> TrainState:
+    def create(seed: jax.Array, images: jax.Array) -> TrainState:
         variables = model.init(jax.random.key(seed), images, train=False)
         variables = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
         return TrainState(
@@ -210,7 +214,9 @@ def create_state(
             selector=selector.create_state(seed, images) if selector else None,
         )
 
-    return create(jnp.zeros((1, *image_shape)) if examples is None else examples)
+    # The seed is an argument, so that runs which differ in it share a compiled program.
+    images = jnp.zeros((1, *image_shape)) if examples is None else examples
+    return create(jnp.uint32(seed), images)
 
 
 def weight_levels(

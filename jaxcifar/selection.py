@@ -45,7 +45,7 @@ class Selector:
     keep: float
     axis_name: str
 
-    def create_state(self, seed: int, images: jax.Array) -> SelectorState:
+    def create_state(self, seed: int | jax.Array, images: jax.Array) -> SelectorState:
         """Returns the state at step 0, from a seed and normalised images [N, H, W, C]."""
         key = jax.random.fold_in(jax.random.key(seed), 1)
         variables = self.model.init(key, images, train=False)

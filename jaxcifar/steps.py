@@ -82,10 +82,10 @@ class TrainStep:
     optimizer: optax.GradientTransformationExtraArgs
     learning_rate: optax.Schedule
     augment: Augment
-    seed: int
+    seed: int | jax.Array
     axis_name: str
     accumulation_steps: int = 1
-    ema_decay: float = 0.0
+    ema_decay: float | jax.Array = 0.0
     skip_nonfinite: bool = False
     with_statistics: bool = False
     with_gradients: bool = False
@@ -251,13 +251,13 @@ def _accumulated_gradients(
     return carry
 
 
-def augment_key(seed: int, step: jax.Array) -> jax.Array:
+def augment_key(seed: int | jax.Array, step: jax.Array) -> jax.Array:
     """Returns the key for augmenting the batch of a step, the same on all devices."""
     return step_key(seed, step, "augment")
 
 
 def _moving_average(
-    ema: Variables, variables: Variables, step: jax.Array, decay: float
+    ema: Variables, variables: Variables, step: jax.Array, decay: float | jax.Array
 ) -> Variables:
     """Exponential moving averages of the weights and the batch statistics.
 

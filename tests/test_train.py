@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcifar import train as train_module
+from jaxcifar import run as run_module
 from jaxcifar.config import default, durations
 from jaxcifar.data import datasets
 from jaxcifar.errors import InputError, StoppedError
@@ -90,7 +90,7 @@ def test_patience_keeps_counting_after_a_restart(stopped, tmp_path, monkeypatch)
     class Killed(Exception):
         pass
 
-    class RunLogger(train_module.RunLogger):
+    class RunLogger(run_module.RunLogger):
         def log_evaluation(self, step, split, scalars):
             super().log_evaluation(step, split, scalars)
             if step == 6:
@@ -98,7 +98,7 @@ def test_patience_keeps_counting_after_a_restart(stopped, tmp_path, monkeypatch)
 
     config = config.copy_and_resolve_references()
     config.checkpoint.every_steps = 5
-    monkeypatch.setattr(train_module, "RunLogger", RunLogger)
+    monkeypatch.setattr(run_module, "RunLogger", RunLogger)
     with pytest.raises(Killed):
         train(config, tmp_path)
     monkeypatch.undo()
@@ -316,7 +316,7 @@ def test_training_images_of_a_single_class_are_warned_about_once(tmp_path, monke
 
 def test_only_the_first_process_prints_notes(monkeypatch, capsys):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    train_module._print_once("a note")
+    run_module.print_once("a note")
     assert capsys.readouterr().out == ""
 
 
@@ -361,8 +361,8 @@ def test_a_workdir_that_is_moved_stops_the_run_before_anything_is_written(tmp_pa
             (tmp_path / "a").rename(tmp_path / "b")
         real(self, step, split, scalars)
 
-    real = train_module.RunLogger.log_evaluation
-    monkeypatch.setattr(train_module.RunLogger, "log_evaluation", log_evaluation)
+    real = run_module.RunLogger.log_evaluation
+    monkeypatch.setattr(run_module.RunLogger, "log_evaluation", log_evaluation)
     with pytest.raises(MovedError, match=f"a was moved to {tmp_path / 'b'} "):
         train(small_run(checkpoint__every_steps=2), tmp_path / "a")
     assert [path.name for path in tmp_path.iterdir()] == ["b"]

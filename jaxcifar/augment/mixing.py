@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jaxcifar.traced import is_on
+
 
 def mix(
     key: jax.Array,
@@ -11,10 +13,10 @@ def mix(
     targets: jax.Array,
     mask: jax.Array | None = None,
     *,
-    mixup_alpha: float,
-    cutmix_alpha: float,
-    probability: float,
-    cutmix_share: float,
+    mixup_alpha: float | jax.Array,
+    cutmix_alpha: float | jax.Array,
+    probability: float | jax.Array,
+    cutmix_share: float | jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the images and targets of a device's share of a batch, mixed or unchanged.
 
@@ -39,9 +41,9 @@ def mix(
     if mask is not None:
         order = jnp.where(mask & mask[order], order, jnp.arange(len(images)))
     methods = []
-    if mixup_alpha:
+    if is_on(mixup_alpha):
         methods.append(lambda: mixup(draw, images, targets, order, mixup_alpha))
-    if cutmix_alpha:
+    if is_on(cutmix_alpha):
         methods.append(lambda: cutmix(draw, images, targets, order, cutmix_alpha))
     method = jax.random.bernoulli(which, cutmix_share).astype(int) if len(methods) == 2 else 0
     acts = jax.random.bernoulli(mixed, probability)
@@ -49,7 +51,11 @@ def mix(
 
 
 def mixup(
-    key: jax.Array, images: jax.Array, targets: jax.Array, order: jax.Array, alpha: float
+    key: jax.Array,
+    images: jax.Array,
+    targets: jax.Array,
+    order: jax.Array,
+    alpha: float | jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns lambda * x + (1 - lambda) * x[order] for both, lambda from Beta(alpha, alpha).
 
@@ -60,7 +66,11 @@ def mixup(
 
 
 def cutmix(
-    key: jax.Array, images: jax.Array, targets: jax.Array, order: jax.Array, alpha: float
+    key: jax.Array,
+    images: jax.Array,
+    targets: jax.Array,
+    order: jax.Array,
+    alpha: float | jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns images [B, H, W, C] with a box from their partners, and targets mixed by its area.
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxcifar.augment import basic, mixing, policies
 from jaxcifar.errors import InputError, unknown
+from jaxcifar.traced import is_on
 
 # (key, device, images, labels, mask) -> (images, targets or None), see `create_augment`.
 Augment = Callable[..., tuple[jax.Array, jax.Array | None]]
@@ -27,7 +28,7 @@ def create_augment(
     mean: Sequence[float],
     std: Sequence[float],
     num_classes: int,
-    label_smoothing: float = 0.0,
+    label_smoothing: float | jax.Array = 0.0,
 ) -> Augment:
     """Returns the function that makes a device's share of a batch ready for training.
 
@@ -52,7 +53,8 @@ def create_augment(
       InputError: as `create_policy`.
     """
     policy = create_policy(augment)
-    mixes = augment.mixup_alpha or augment.cutmix_alpha
+    mixes = is_on(augment.mixup_alpha) or is_on(augment.cutmix_alpha)
+    smooths = is_on(label_smoothing)
     mix = partial(
         mixing.mix,
         mixup_alpha=augment.mixup_alpha,
@@ -76,15 +78,15 @@ def create_augment(
         if policy:
             images = jax.vmap(policy)(keys(_POLICY), images)
         images = basic.normalize(images, mean, std)
-        if size := augment.cutout_size:
+        if is_on(size := augment.cutout_size):
             images = jax.vmap(basic.cutout, (0, 0, None))(keys(_CUTOUT), images, size)
-        if probability := augment.erasing_probability:
+        if is_on(probability := augment.erasing_probability):
             images = jax.vmap(basic.erase, (0, 0, None))(keys(_ERASING), images, probability)
 
-        targets = jax.nn.one_hot(labels, num_classes) if mixes or label_smoothing else None
+        targets = jax.nn.one_hot(labels, num_classes) if mixes or smooths else None
         if mixes:
             images, targets = mix(jax.random.fold_in(key, _MIXING), device, images, targets, mask)
-        if label_smoothing:
+        if smooths:
             # Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7.
             targets = optax.smooth_labels(targets, label_smoothing)
         return images, targets

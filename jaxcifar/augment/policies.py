@@ -65,13 +65,14 @@ def auto_augment(policy: str = "cifar10", fill: Fill = 0) -> Policy:
     return augment
 
 
-def rand_augment(num_ops: int = 2, magnitude: int = 9, fill: Fill = 0) -> Policy:
+def rand_augment(num_ops: int = 2, magnitude: int | jax.Array = 9, fill: Fill = 0) -> Policy:
     """RandAugment (Cubuk et al., 2020): `num_ops` of 14 operations, all of one magnitude.
 
     Args:
       num_ops: number of operations per image, 1 or more; the paper's N.
       magnitude: 0 to 30, as torchvision's 31 bins; 30 is the end of AutoAugment's ranges. The
-        paper's M, and timm's, reaches that end at 10 and exceeds it above: multiply it by 3.
+        paper's M, and timm's, reaches that end at 10 and exceeds it above: multiply it by 3. As an
+        array it is not checked.
       fill: grey level of pixels from outside the image, or one level per channel.
 
     Raises:
@@ -79,18 +80,22 @@ def rand_augment(num_ops: int = 2, magnitude: int = 9, fill: Fill = 0) -> Policy
     """
     if isinstance(num_ops, bool) or not isinstance(num_ops, int) or num_ops < 1:
         raise InputError(f"num_ops is {num_ops!r}; it must be a whole number of 1 or more")
-    if isinstance(magnitude, bool) or magnitude not in range(31):
+    is_argument = isinstance(magnitude, jax.Array)
+    if not is_argument and (isinstance(magnitude, bool) or magnitude not in range(31)):
         raise InputError(f"magnitude is {magnitude!r}; it must be a whole number from 0 to 30")
     _check_fill(fill)
+    bins = range(31) if is_argument else [magnitude]
 
     def augment(key: jax.Array, image: jax.Array) -> jax.Array:
         height, width, _ = image.shape
         rows = _stack(
-            _signed(name, _magnitude(name, magnitude, 30, height, width), height, width)
+            _signed(name, _magnitude(name, bin, 30, height, width), height, width)
+            for bin in bins
             for name in UNIFORM
         )
+        first = 2 * len(UNIFORM) * magnitude if is_argument else 0
         for index in jax.random.randint(key, (num_ops,), 0, 2 * len(UNIFORM)):
-            image = pillow_ops.apply_operation(image, _row(rows, index), fill)
+            image = pillow_ops.apply_operation(image, _row(rows, first + index), fill)
         return image
 
     return augment

@@ -50,9 +50,8 @@ class Order:
           batch_size: size of the global batch, B.
           max_steps: largest number of steps that are read from one position.
         """
-        self._size, self._batch_size = size, batch_size
+        self._seed, self._size, self._batch_size = seed, size, batch_size
         self._rows = 1 + -(-max_steps * batch_size // size)
-        self._permute = jax.jit(partial(_permutations, seed, size, self._rows))
         self._epoch, self._order = -1, None
 
     def at(self, step: int) -> tuple[jax.Array, bool, Position]:
@@ -66,11 +65,13 @@ class Order:
         epoch, first = divmod(step * self._batch_size, self._size)
         changed = epoch != self._epoch
         if changed:
-            self._epoch, self._order = epoch, self._permute(np.int32(epoch))
+            self._epoch = epoch
+            self._order = _permutations(self._size, self._rows, np.uint32(self._seed), epoch)
         return self._order, changed, Position(np.int32(epoch), np.int32(first))
 
 
-def _permutations(seed: int, size: int, rows: int, epoch: jax.Array) -> jax.Array:
+@partial(jax.jit, static_argnums=(0, 1))
+def _permutations(size: int, rows: int, seed: jax.Array, epoch: jax.Array) -> jax.Array:
     keys = jax.vmap(partial(jax.random.fold_in, stream(seed, "order")))(epoch + jnp.arange(rows))
     return jax.vmap(lambda key: jax.random.permutation(key, size))(keys).reshape(-1)
 
@@ -83,7 +84,7 @@ def train_batch(
     *,
     share: int,
     config: ConfigDict,
-    seed: int,
+    seed: int | jax.Array,
 ) -> Batch:
     """Returns a device's share of a training batch, cropped and mirrored.
 

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
-def stream(seed: int, use: str) -> jax.Array:
+def stream(seed: int | jax.Array, use: str) -> jax.Array:
     """Returns the key of one of a seed's streams; each `use` has a key of its own."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(use.encode()))
 
 
-def step_key(seed: int, step: jax.Array, use: str) -> jax.Array:
+def step_key(seed: int | jax.Array, step: jax.Array, use: str) -> jax.Array:
     """Returns the key of one step in a seed's stream, the same on all devices."""
     return jax.random.fold_in(stream(seed, use), step)
 

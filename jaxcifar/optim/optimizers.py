@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from jaxcifar.config import Durations
 from jaxcifar.optim.lookahead import lookahead
 from jaxcifar.optim.parameter_groups import Group, check_groups, group_tree
+from jaxcifar.traced import is_on
 
 # Coefficients of the Newton-Schulz iteration: Jordan et al. 2024, "Muon", chosen for a steep rise
 # of small singular values.
@@ -53,7 +54,7 @@ def create_optimizer(
     """
     groups = partial(group_tree, config, durations)
     direction = _direction(config, groups)
-    if config.clip_global_norm:
+    if is_on(config.clip_global_norm):
         direction = _clipped(direction, config.clip_global_norm)
     optimizer = with_learning_rate(direction, groups, partial(check_groups, config))
     if config.name == "muon" and config.muon_normalize:
@@ -128,7 +129,7 @@ def _add_decayed_weights(groups: Callable[[Any], Any]) -> optax.GradientTransfor
     """As `optax.add_decayed_weights`, with the weight decay of each parameter's group."""
 
     def decayed(update: jax.Array, p: jax.Array, group: Group) -> jax.Array:
-        return update + group.weight_decay * p if group.weight_decay else update
+        return update + group.weight_decay * p if is_on(group.weight_decay) else update
 
     def add(updates: Any, params: Any) -> Any:
         return jax.tree.map(decayed, updates, params, groups(params))

@@ -22,7 +22,7 @@ class Group:
     """
 
     rate_factor: float
-    weight_decay: float
+    weight_decay: float | jax.Array
     num_steps: int = 0
 
     def rate(self, learning_rate: jax.Array, step: jax.Array) -> jax.Array:

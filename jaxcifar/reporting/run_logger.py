@@ -49,6 +49,7 @@ class RunLogger:
         layers: bool = False,
         allow_zero: bool = False,
         expected_rows: Mapping[str, Mapping[str, Steps]] | None = None,
+        console: Console | None = None,
     ):
         """Opens the files and drops the CSV rows after `first_step`.
 
@@ -66,6 +67,7 @@ class RunLogger:
           layers: whether layer statistics will be logged.
           allow_zero: whether gradients of a layer may be exactly 0 without a warning.
           expected_rows: `rows` as they were at `first_step`; None if they are unknown.
+          console: where to print; None for standard output.
 
         Raises:
           InputError: if a CSV file was not written by jaxcifar, or histograms are asked for and
@@ -73,7 +75,7 @@ class RunLogger:
         """
         self._steps_per_epoch = steps_per_epoch
         self._num_steps = num_steps
-        self._console = Console(quiet=not active, soft_wrap=True, highlight=False)
+        self._console = console or Console(quiet=not active, soft_wrap=True, highlight=False)
         open_events = None
         if active and tensorboard:
             open_events, why_not = load_writer(required=histograms)

@@ -4,6 +4,7 @@
     jaxcifar sweep --config configs/ablations.py --dry_run
     jaxcifar sweep --config configs/ablations.py --only baseline,cosine --seeds 0,1,2
     jaxcifar sweep --config configs/resnet20.py --seeds 0..7 --jobs 2
+    jaxcifar sweep --config configs/resnet20.py --seeds 0..7 --vmap 8
     jaxcifar sweep --config configs/ablations.py --shard 3/16
     jaxcifar sweep --config configs/ablations.py --launcher slurm --slurm partition=gpu
 
@@ -19,6 +20,11 @@ share a workdir, on one machine or on a file system that machines share: no run 
 and runs of a sweep that has died are taken over. --shard i/n trains every n-th run; --shard n takes
 the index from SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX. --launcher slurm submits an array of
 jobs (needs the extra "slurm").
+
+--vmap 8 trains up to 8 runs at once in one compiled program, if they differ in nothing but numbers:
+the seed, learning rates and schedules, weight decay, momentum, label smoothing, strengths of
+augmentation and mixing. Others are trained one by one. --vmap auto takes as many as the memory
+holds.
 
 --halving 3 trains all runs for a part of their length, keeps the third with the best validation
 accuracy, resumes these for three times as long, and so on; the others are marked as pruned.
@@ -52,6 +58,9 @@ _SEEDS = flags.DEFINE_list(
 _LIST = flags.DEFINE_bool("list", False, "Print the variants and their fields.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the commands without running them.")
 _JOBS = flags.DEFINE_integer("jobs", 1, "Number of runs at a time.", lower_bound=1)
+_VMAP = flags.DEFINE_string(
+    "vmap", "1", "Number of runs to train at once in one compiled program, or auto."
+)
 _SHARD = flags.DEFINE_string("shard", None, "Train every n-th run, from the i-th on: i/n, or n.")
 _HALVING = flags.DEFINE_integer(
     "halving",
@@ -64,9 +73,10 @@ _SLURM = flags.DEFINE_list("slurm", [], "Options of the jobs, e.g. partition=gpu
 
 def main() -> None:
     """Trains the variants that the flags select."""
-    from jaxcifar.launch import local, trials  # slow to import; --help does not need it
+    from jaxcifar.launch import local, together, trials  # slow to import; --help does not need it
     from jaxcifar.resilience import manifest
 
+    at_once = _at_once()
     recipe = _recipe()
     if _LIST.value:
         return _print_variants(trials.variants(recipe.split(":")[0]))
@@ -92,7 +102,12 @@ def main() -> None:
         return _submit(runs, workdir)
     if _SLURM.value:
         raise InputError("--slurm: only with --launcher=slurm")
-    failed = _halve(runs, recipe) if _HALVING.value else local.train_all(runs, _JOBS.value)
+    if _HALVING.value:
+        failed = _halve(runs, recipe)
+    elif at_once == 1:
+        failed = local.train_all(runs, _JOBS.value)
+    else:
+        failed = together.train_all(runs, at_once)
     if runs:
         subprocess.run([sys.executable, "-m", "jaxcifar.tools.report", str(workdir)])
     if failed:
@@ -146,6 +161,17 @@ def _recipe() -> str:
     if _CONFIG.value is None:
         raise InputError("--config must name a recipe, e.g. --config=configs/ablations.py")
     return config_flags.get_config_filename(flags.FLAGS["config"])
+
+
+def _at_once() -> int:
+    """The value of --vmap; 0 for auto."""
+    text = _VMAP.value.strip()
+    if text != "auto" and not (text.isdecimal() and int(text)):
+        raise InputError(f"--vmap={text}: must be a number of runs, at least 1, or auto")
+    at_once = 0 if text == "auto" else int(text)
+    if at_once != 1 and (_JOBS.value > 1 or _HALVING.value or _LAUNCHER.value != "local"):
+        raise InputError("--vmap: not with --jobs, --halving or --launcher=slurm")
+    return at_once
 
 
 def _print_variants(found: dict) -> None:

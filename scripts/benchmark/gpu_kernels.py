@@ -13,7 +13,6 @@ import argparse
 import collections
 import os
 import re
-from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -77,14 +76,11 @@ def compile_training(model: str, batch_size: int, precision: str) -> jax.stages.
     program = create_program(config, info, durations(config, info.train_size))
     images = np.zeros((info.train_size, *info.image_shape), np.uint8)
     split = Split(images, np.zeros(info.train_size, np.int32), on_device=True)
-    train_batch = partial(
-        device_pipeline.train_batch, share=batch_size, config=config.augment, seed=0
-    )
     with mock.patch.object(devices, "map_train_step", lambda step, in_axes: step):
-        run_steps = compile_steps(program.train_step, train_batch, batch_size, _MAX_STEPS)
+        run_steps = compile_steps(lambda _: (program.train_step, 0), config, _MAX_STEPS)
     order, _, position = device_pipeline.Order(0, split.size, batch_size, _MAX_STEPS).at(0)
     resident = device_pipeline.as_resident(split)
-    arguments = jax.eval_shape(program.create_state), resident, order, position, np.int32(1)
+    arguments = jax.eval_shape(program.create_state), {}, resident, order, position, np.int32(1)
 
     topology = topologies.get_topology_desc("", "cuda", target_config=_H100, topology="1x1x1")
     mesh, spec = Mesh(np.array(topology.devices), (devices.AXIS,)), PartitionSpec()

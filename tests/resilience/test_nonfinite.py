@@ -16,6 +16,7 @@ import pytest
 from flax import linen as nn
 
 from jaxcifar import devices, steps
+from jaxcifar import run as run_module
 from jaxcifar import train as train_module
 from jaxcifar.config import default, durations
 from jaxcifar.errors import StoppedError
@@ -250,14 +251,14 @@ def test_skipped_steps_are_counted_across_a_restart(spoil, tmp_path, monkeypatch
     )
     train(config, tmp_path / "unbroken")
 
-    class RunLogger(train_module.RunLogger):
+    class RunLogger(run_module.RunLogger):
         def log_train(self, step, *arguments):
             super().log_train(step, *arguments)
             if step == 10:
                 raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(train_module, "RunLogger", RunLogger)
+        patched.setattr(run_module, "RunLogger", RunLogger)
         with pytest.raises(Killed):
             train(config, tmp_path / "broken")
     train(config, tmp_path / "broken")
