@@ -189,10 +189,27 @@ def compile_steps(
     reorders = backend.prefers_outputs_first()
     pack, unpack = (outputs_first, outputs_last) if reorders else (lambda x: x, lambda x: x)
     if stacked:
-        one_step = jax.vmap(one_step, (0, 0, None, 0, None))
+        one_step = for_each_run(one_step)
         pack, unpack = jax.vmap(pack), jax.vmap(unpack)
     many_steps = partial(_many_steps, one_step, pack, unpack, batch_size, max_steps)
     return devices.map_train_step(many_steps, (0, 0, 0, 0, None, None))
+
+
+def for_each_run(one_step: Callable[..., StepResult]) -> Callable[..., StepResult]:
+    """Returns a step of several runs, see `compile_steps`, made of the step of one."""
+    if not backend.is_cpu():
+        return jax.vmap(one_step, (0, 0, None, 0, None))
+
+    # A CPU is busy with one run already. One after the other needs less memory, and its caches.
+    def in_turn(
+        state: TrainState, numbers: Any, resident: Resident, order: jax.Array, position: Position
+    ) -> StepResult:
+        return lax.map(
+            lambda row: one_step(row[0], row[1], resident, row[2], position),
+            (state, numbers, order),
+        )
+
+    return in_turn
 
 
 def _many_steps(
