@@ -5,6 +5,7 @@ Normalization". Statistics are computed in float32 or wider, whatever the type o
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -79,7 +80,7 @@ def normalize(
     over the batch instead of four.
     """
     factor = affine.scale * lax.rsqrt(statistics.variance + epsilon)
-    return _multiply_add(x, factor, affine.bias - statistics.mean * factor).astype(dtype)
+    return _multiply_add(x, factor, affine.bias - statistics.mean * factor, dtype)
 
 
 def standardize(x: jax.Array, axis_name: str | None) -> Standardized:
@@ -114,26 +115,32 @@ def standardize_gradient(x: Standardized, gradient: jax.Array, axis_name: str | 
 
 def affine_map(x: jax.Array, affine: Affine, dtype: jnp.dtype) -> jax.Array:
     """Returns standardised features [B, H, W, C] times the scale plus the bias, in `dtype`."""
-    return _multiply_add(x, affine.scale, affine.bias).astype(dtype)
+    return _multiply_add(x, affine.scale, affine.bias, dtype)
 
 
-@jax.custom_vjp
-def _multiply_add(x: jax.Array, factor: jax.Array, summand: jax.Array) -> jax.Array:
-    """Returns x * factor + summand for x [B, H, W, C] and two vectors [C]."""
-    return x * factor + summand
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _multiply_add(
+    x: jax.Array, factor: jax.Array, summand: jax.Array, dtype: jnp.dtype
+) -> jax.Array:
+    """Returns x * factor + summand in `dtype`, for x [B, H, W, C] and two vectors [C]."""
+    return (x * factor + summand).astype(dtype)
+
+
+def _multiply_add_forward(
+    x: jax.Array, factor: jax.Array, summand: jax.Array, dtype: jnp.dtype
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _multiply_add(x, factor, summand, dtype), (x, factor)
 
 
 def _multiply_add_backward(
-    saved: tuple[jax.Array, jax.Array], dy: jax.Array
+    dtype: jnp.dtype, saved: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, factor = saved
     total, of_products = _channel_sums(dy, x)
     return (dy * factor).astype(x.dtype), of_products, total
 
 
-_multiply_add.defvjp(
-    lambda x, *affine: (_multiply_add(x, *affine), (x, affine[0])), _multiply_add_backward
-)
+_multiply_add.defvjp(_multiply_add_forward, _multiply_add_backward)
 
 
 @jax.custom_vjp

@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
+from jaxcifar.kernels.backend import is_cpu
 from jaxcifar.kernels.batch_norm import (
     Affine,
     Standardized,
@@ -120,7 +122,7 @@ def _forward(settings: Settings, x: jax.Array, layers: list[_Weights], key: jax.
         new, inner = _expand(settings, bottleneck, *weights[2:], jax.random.fold_in(key, index))
         end = width + new.shape[-1]
         new = standardize(new, settings.axis_name)
-        features = features.at[..., width:end].set(new.values)
+        features = _write(features, width, new.values)
         statistics.append(new.statistics)
         bottlenecks.append(None if settings.recompute else bottleneck)
         within.append(inner)
@@ -147,7 +149,7 @@ def _backward(settings: Settings, saved: Any, gradients: Any) -> Any:
         _, expand_vjp, _ = jax.vjp(expand, bottleneck, *weights[2:], has_aux=True)
         into_bottleneck, *into_second = expand_vjp(into_new)
         into_read, *into_first = project_vjp(into_bottleneck)
-        into_features = into_features.at[..., :start].add(into_read)
+        into_features = _write(into_features, 0, into_features[..., :start] + into_read)
         into_layers.insert(0, _Weights(*into_first, *into_second))
         end = start
     block_input = Standardized(features[..., :end], statistics[0])
@@ -156,6 +158,16 @@ def _backward(settings: Settings, saved: Any, gradients: Any) -> Any:
 
 
 _block.defvjp(_forward, _backward)
+
+
+def _write(buffer: jax.Array, first: int, values: jax.Array) -> jax.Array:
+    """Returns a buffer [B, H, W, C] with channels from `first` on replaced."""
+    start = (0, 0, 0, first)
+    if not (is_cpu() and buffer.dtype == jnp.bfloat16):
+        return lax.dynamic_update_slice(buffer, values, start)
+    # XLA on a CPU would convert the whole buffer to float32 and back.
+    bits = (lax.bitcast_convert_type(x, jnp.uint16) for x in (buffer, values))
+    return lax.bitcast_convert_type(lax.dynamic_update_slice(*bits, start), jnp.bfloat16)
 
 
 def _project(features: jax.Array, affine: Affine, kernel: jax.Array) -> jax.Array:

@@ -1,9 +1,12 @@
 """The C++ convolutions in cpp/, two to six times as fast on a CPU as XLA's own, and channel sums.
 
-They are compiled for this machine on first use, which takes about five seconds, and kept in the
+They are compiled for this machine on first use, which takes about ten seconds, and kept in the
 user's cache directory with a hash, by which a damaged file is noticed and built again. Without a
-C++ compiler (GCC or Clang, as `c++` or $CXX), in half precision, or with JAXCIFAR_CPU_SETTINGS=0,
-XLA's own operations are used instead. The results do not depend on the number of threads.
+C++ compiler (GCC or Clang, as `c++` or $CXX), in float16, or with JAXCIFAR_CPU_SETTINGS=0, XLA's
+own operations are used instead. The results do not depend on the number of threads.
+
+Images may be bfloat16, which halves the memory that is moved. They are converted to float32 in the
+cache, and products and sums are those of float32.
 """
 
 import ctypes
@@ -58,7 +61,12 @@ def supports(x: jax.Array) -> bool:
     """Returns whether the compiled convolutions are available for arrays of this type."""
     if _is_off.get():
         return False
-    return x.dtype in (jnp.float32, jnp.float64) and compiler() is not None
+    return x.dtype in (jnp.float32, jnp.float64, jnp.bfloat16) and compiler() is not None
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """Kernels and weights as the compiled code reads them: bfloat16 becomes float32."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 @contextmanager
@@ -86,7 +94,8 @@ def convolve(
       padding: rows of zeros before and after the image, then columns.
     """
     size = _output_size(x, kernel.shape, strides, padding)
-    return _call(_CONVOLVE, (len(x), *size, kernel.shape[3]), x, kernel, strides, padding)
+    result = jax.ShapeDtypeStruct((len(x), *size, kernel.shape[3]), x.dtype)
+    return _call(_CONVOLVE, result, x, _wide(kernel), strides, padding)
 
 
 def convolve_packed(
@@ -110,7 +119,7 @@ def convolve_packed(
     result = jax.ShapeDtypeStruct((len(x), *size, shape[3]), x.dtype)
     call = jax.ffi.ffi_call(_CONVOLVE_PACKED, result, vmap_method="sequential")
     window = np.array([*strides, padding[0][0], padding[1][0], *shape[:2]], np.int64)
-    return call(x, codes, scales, window=window)
+    return call(x, codes, _wide(scales), window=window)
 
 
 def _output_size(
@@ -134,7 +143,7 @@ def kernel_gradient(
     padding: Sequence[tuple[int, int]],
     size: tuple[int, int],
 ) -> jax.Array:
-    """Returns the gradient [rows, columns, in, out] with respect to the kernel.
+    """Returns the gradient [rows, columns, in, out] with respect to the kernel, in the type of x.
 
     Args:
       x: images [N, H, W, in].
@@ -143,7 +152,9 @@ def kernel_gradient(
       padding: padding of the convolution.
       size: rows and columns of the kernel.
     """
-    return _call(_KERNEL_GRADIENT, (*size, x.shape[3], dy.shape[3]), x, dy, strides, padding)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    result = jax.ShapeDtypeStruct((*size, x.shape[3], dy.shape[3]), wide)
+    return _call(_KERNEL_GRADIENT, result, x, dy, strides, padding).astype(x.dtype)
 
 
 def convolve_and_pool(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -159,7 +170,7 @@ def convolve_and_pool(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.A
     size = (len(x), x.shape[1] // 2, x.shape[2] // 2, kernel.shape[3])
     results = (jax.ShapeDtypeStruct(size, x.dtype), jax.ShapeDtypeStruct(size, jnp.uint8))
     call = jax.ffi.ffi_call(CONVOLVE_AND_POOL, results, vmap_method="sequential")
-    y, corners = call(x, kernel)
+    y, corners = call(x, _wide(kernel))
     return y, corners
 
 
@@ -173,37 +184,38 @@ def convolve_and_pool_gradients(
       dy: gradient with respect to the maxima.
       corners: second result of `convolve_and_pool`.
     """
+    wide = _wide(kernel)
     dx, dkernel = (
         jax.ffi.ffi_call(
             target, jax.ShapeDtypeStruct(like.shape, like.dtype), vmap_method="sequential"
         )
-        for target, like in ((_UNPOOL_AND_CONVOLVE, x), (_UNPOOLED_KERNEL_GRADIENT, kernel))
+        for target, like in ((_UNPOOL_AND_CONVOLVE, x), (_UNPOOLED_KERNEL_GRADIENT, wide))
     )
-    mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
-    return dx(dy, corners, mirrored), dkernel(x, dy, corners)
+    mirrored = wide[::-1, ::-1].swapaxes(2, 3)
+    return dx(dy, corners, mirrored), dkernel(x, dy, corners).astype(kernel.dtype)
 
 
 def channel_sums(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the sums [C] of x and of x * y over all pixels, whatever the number of threads.
+    """Returns the sums [C] of x and of x * y over all pixels, in float32 or wider.
 
     Args:
       x: features [..., C].
       y: features of the same shape and type.
     """
-    result = jax.ShapeDtypeStruct((2, x.shape[-1]), x.dtype)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    result = jax.ShapeDtypeStruct((2, x.shape[-1]), wide)
     sums = jax.ffi.ffi_call(_CHANNEL_SUMS, result, vmap_method="sequential")(x, y)
     return sums[0], sums[1]
 
 
 def _call(
     target: str,
-    shape: tuple[int, ...],
+    result: jax.ShapeDtypeStruct,
     x: jax.Array,
     other: jax.Array,
     strides: tuple[int, int],
     padding: Sequence[tuple[int, int]],
 ) -> jax.Array:
-    result = jax.ShapeDtypeStruct(shape, x.dtype)
     call = jax.ffi.ffi_call(target, result, vmap_method="sequential")
     return call(x, other, window=np.array([*strides, padding[0][0], padding[1][0]], np.int64))
 

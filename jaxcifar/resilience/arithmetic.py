@@ -83,10 +83,10 @@ def change(saved: dict[str, Any], config: ConfigDict) -> dict[str, str]:
 
     Args:
       saved: what `describe` returned at an earlier start; {} if that was not recorded.
-      config: config of the run; in half precision the convolutions are always XLA's.
+      config: config of the run; in float16 the convolutions are always XLA's.
     """
     now = describe()
-    if not saved or not now or config.train.precision != "float32":
+    if not saved or not now or config.train.precision == "float16":
         return {}
     if saved.get("bits") == now["bits"]:
         return {}

@@ -120,13 +120,60 @@ def test_a_case_computed_by_hand(kind):
     np.testing.assert_allclose(dkernel[0, 0, 0, 0], (dy[1:, 1:, 0] * x[0, :2, :2, 0]).sum(), 1e-6)
 
 
-def test_half_precision_uses_xla():
+def test_float16_uses_xla():
     x, kernel = (
-        jnp.asarray(array, jnp.bfloat16) for array in (normal(2, 8, 8, 4), normal(3, 3, 4, 8))
+        jnp.asarray(array, jnp.float16) for array in (normal(2, 8, 8, 4), normal(3, 3, 4, 8))
     )
     settings = (1, 1), ((1, 1), (1, 1))
     found = value_and_gradients(convolution.conv_general_dilated, x, kernel, *settings)
     assert_equal(found, value_and_gradients(plain, x, kernel, *settings), 1e-2)
+
+
+@pytest.mark.parametrize(
+    "size, width_in, width, taps, stride", SHAPES[1::3] + SHAPES[7:8] + MORE_SHAPES[2::3]
+)
+def test_bfloat16_is_rounded_once(native_compiler, size, width_in, width, taps, stride):
+    settings = (stride, stride), [(taps // 2, taps // 2)] * 2
+    shapes = (4, size, size, width_in), (taps, taps, width_in, width)
+    x, kernel = (jnp.asarray(normal(*shape, seed=shape[0]), jnp.bfloat16) for shape in shapes)
+
+    def both(x, kernel):
+        y, pull = jax.vjp(lambda *a: convolution.conv_general_dilated(*a, *settings), x, kernel)
+        dy = jnp.asarray(normal(*y.shape, seed=2), jnp.bfloat16)
+        exact, exact_pull = jax.vjp(
+            lambda *a: plain(*a, *settings), *(a.astype(jnp.float32) for a in (x, kernel))
+        )
+        return (y, *pull(dy)), (exact, *exact_pull(dy.astype(jnp.float32)))
+
+    for found, exact in zip(*jax.jit(both)(x, kernel), strict=True):
+        assert found.dtype == jnp.bfloat16 and found.shape == exact.shape
+        # Half a unit in the last of 8 places, and the rounding of float32. The gradient of x with
+        # a stride is put together from parts that do not overlap.
+        allowed = 2.0**-8 * abs(exact) + 3e-5 * abs(exact).max()
+        assert (abs(found.astype(jnp.float32) - exact) <= allowed).all()
+
+
+@pytest.mark.parametrize("width", [1, 16, 37])
+@pytest.mark.parametrize("taps", [1, 3])
+def test_bfloat16_rounds_as_jax_does(native_compiler, width, taps):
+    special = [0.0, -0.0, 1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 3.39e38, np.inf, -np.inf, 1e-30]
+    kernel = np.zeros((taps, taps, 1, width), np.float32)
+    kernel[taps // 2, taps // 2] = 1
+    # Products with 1 leave numbers as they are, so that only the rounding of outputs is seen.
+    x = jnp.asarray(np.array(special, np.float32).reshape(1, 3, 3, 1))
+    halves = x.astype(jnp.bfloat16)
+    padding = [(taps // 2, taps // 2)] * 2
+    y = convolution.conv_general_dilated(halves, jnp.bfloat16(kernel), (1, 1), padding)
+    finite = np.isfinite(np.asarray(halves, np.float32))
+    expected = np.broadcast_to(np.asarray(halves, np.float32), y.shape)
+    if taps == 1:
+        np.testing.assert_array_equal(np.asarray(y, np.float32), expected)
+    else:  # infinity times 0 is NaN in its neighbours
+        assert not np.isfinite(np.asarray(y, np.float32)[~np.broadcast_to(finite, y.shape)]).any()
+    nan = convolution.conv_general_dilated(
+        halves * jnp.bfloat16(jnp.nan), jnp.bfloat16(kernel), (1, 1), padding
+    )
+    assert np.isnan(np.asarray(nan, np.float32)).all()
 
 
 def test_vmap_over_kernels(kind):

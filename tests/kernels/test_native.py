@@ -25,14 +25,16 @@ def pooled(x, kernel):
     return pooled_convolution.conv_general_dilated(x, kernel, *window, **options)
 def statistics(x):
     return batch_norm.batch_statistics(x, None)
-found = []
-for function, *arguments in (
+cases = (
     (conv, x, kernel), (conv, x[:5], kernel), (conv, images, kernel[:, :, :16]),
     (pooled, images, kernel[:, :, :16]), (statistics, images),
-):
-    result, pull = jax.vjp(function, *arguments)
-    found += jax.tree.leaves((result, pull(result)))
-print([hashlib.sha256(np.asarray(array)).hexdigest() for array in found])
+)
+found = []
+for dtype in ("float32", "bfloat16"):
+    for function, *arguments in cases:
+        result, pull = jax.vjp(function, *(np.asarray(array, dtype) for array in arguments))
+        found += jax.tree.leaves((result, pull(result)))
+print([hashlib.sha256(np.asarray(array).tobytes()).hexdigest() for array in found])
 print(round(float(sum(abs(array).sum() for array in found[:1]))))
 """
 

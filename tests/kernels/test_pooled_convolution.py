@@ -60,6 +60,20 @@ def test_values_and_gradients_are_those_of_lax(kind, size, width_in, width, dtyp
         assert fused == (kind == "native" and width_in >= 16)
 
 
+@pytest.mark.parametrize(
+    "size, width_in, width", [((31, 31), 24, 64), ((7, 8), 140, 150), ((2, 3), 16, 33)]
+)
+def test_bfloat16_is_rounded_once(native_compiler, size, width_in, width):
+    x, kernel, dy = arrays(size, width_in, width, jnp.bfloat16)
+    y, pull = jax.vjp(jax.jit(convolution_and_pooling), x, kernel)
+    wide = [a.astype(jnp.float32) for a in (x, kernel, dy)]
+    exact, exact_pull = jax.vjp(jax.jit(plain), *wide[:2])
+    for found, wanted in zip((y, *pull(dy)), (exact, *exact_pull(wide[2])), strict=True):
+        assert found.dtype == jnp.bfloat16
+        allowed = 2.0**-8 * abs(wanted) + 3e-5 * abs(wanted).max()
+        assert (abs(found.astype(jnp.float32) - wanted) <= allowed).all()
+
+
 def test_the_corner_is_that_of_the_maximum(native_compiler):
     x = jnp.ones((1, 4, 4, 16)).at[0, 0, 1].set(2).at[0, 3, 0].set(3).at[0, 3, 3].set(4)
     kernel = jnp.zeros((3, 3, 16, 16)).at[1, 1].set(jnp.eye(16))

@@ -1,6 +1,7 @@
 // Convolutions on a CPU as XLA calls them: of images [N, H, W, in] with a kernel
 // [rows, columns, in, out], and the gradient with respect to the kernel; and sums for each channel.
-// `native.py` compiles this file, the only one that includes XLA's headers.
+// `native.py` compiles this file, the only one that includes XLA's headers. Kernels are of the type of
+// the images or, where these are bfloat16, float.
 
 #include "direct.h"
 #include "sums.h"
@@ -26,53 +27,67 @@ Shape Padded3x3(Dimensions x, Index out) {
   return {x[0], x[1], x[2], x[3], 3, 3, x[1], x[2], out, 1, 1, 1, 1};
 }
 
-template <class T>
-Images<T> ImagesOf(ffi::AnyBuffer x) {
+// The type of images in memory, and that of sums, kernels and their gradients.
+template <class S, class T>
+struct Types {
+  using Stored = S;
+  using Sum = T;
+};
+
+template <class S>
+S* DataOf(ffi::AnyBuffer x) {
+  return x.reinterpret_data<S>();
+}
+
+template <class T, class S>
+Images<T, S> ImagesOf(ffi::AnyBuffer x) {
   const Dimensions size = x.dimensions();
-  return {x.typed_data<T>(), size[1], size[2], size[3]};
+  return {DataOf<S>(x), size[1], size[2], size[3]};
 }
 
-template <class T>
-ImageTiles<T> TilesOf(ffi::Result<ffi::AnyBuffer> y) {
+template <class T, class S>
+ImageTiles<T, S> TilesOf(ffi::Result<ffi::AnyBuffer> y) {
   const Dimensions size = y->dimensions();
-  return {y->typed_data<T>(), size[1], size[2], size[3]};
+  return {DataOf<S>(*y), size[1], size[2], size[3]};
 }
 
-template <class T>
-Unpooled<T> UnpooledOf(ffi::AnyBuffer dy, ffi::AnyBuffer corners) {
+template <class T, class S>
+Unpooled<T, S> UnpooledOf(ffi::AnyBuffer dy, ffi::AnyBuffer corners) {
   const Dimensions size = dy.dimensions();
-  return {dy.typed_data<T>(), corners.typed_data<uint8_t>(), size[1], size[2], size[3]};
+  return {DataOf<S>(dy), DataOf<uint8_t>(corners), size[1], size[2], size[3]};
 }
 
-// Calls compute(threads, T()) with T the arrays' element type, float or double.
+// Calls compute(threads, Types()) by the images' element type: float, double or bfloat16.
 template <class Compute>
 ffi::Error Run(ffi::ThreadPool pool, ffi::AnyBuffer array, Compute compute) {
   try {
     const Threads threads(pool.num_threads(),
                           [&](Threads::Task task) { pool.Schedule(std::move(task)); });
-    if (array.element_type() == ffi::F32) compute(threads, float());
-    else compute(threads, double());
+    if (array.element_type() == ffi::F32) compute(threads, Types<float, float>());
+    else if (array.element_type() == ffi::BF16) compute(threads, Types<BFloat16, float>());
+    else compute(threads, Types<double, double>());
     return ffi::Error::Success();
   } catch (const std::bad_alloc&) {
     return ffi::Error(ffi::ErrorCode::kResourceExhausted, "out of memory in a convolution");
   }
 }
 
-template <class T>
+template <class T, class S>
 void Convolve(const Threads& threads, const Shape& shape, ffi::AnyBuffer x, const T* kernel,
               ffi::Result<ffi::AnyBuffer> y) {
   if (ConvolvesFasterByPlanes(shape))
-    ConvolveByPlanes(threads, shape, ImagesOf<T>(x), kernel, TilesOf<T>(y));
+    ConvolveByPlanes(threads, shape, ImagesOf<T, S>(x), kernel, TilesOf<T, S>(y));
   else
-    ConvolveDirectly(threads, shape, x.typed_data<T>(), kernel, y->typed_data<T>());
+    ConvolveDirectly<T>(threads, shape, DataOf<S>(x), kernel, DataOf<S>(*y));
 }
 
 ffi::Error ConvolveWithKernel(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer kernel,
                               ffi::Result<ffi::AnyBuffer> y, Window window) {
   const Shape shape = ShapeOf(x.dimensions(), kernel.dimensions(), y->dimensions(), window);
-  return Run(pool, x, [&](const Threads& threads, auto number) {
-    using T = decltype(number);
-    Convolve<T>(threads, shape, x, kernel.typed_data<T>(), y);
+  return Run(pool, x, [&](const Threads& threads, auto types) {
+    using T = typename decltype(types)::Sum;
+    using S = typename decltype(types)::Stored;
+    Convolve<T, S>(threads, shape, x, DataOf<T>(kernel), y);
   });
 }
 
@@ -83,26 +98,28 @@ ffi::Error ConvolvePacked(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer
   const std::array<int64_t, 4> kernel = {window[4], window[5], in, out};
   const Shape shape = ShapeOf(x.dimensions(), {kernel.data(), kernel.size()}, y->dimensions(),
                               window);
-  return Run(pool, x, [&](const Threads& threads, auto number) {
-    using T = decltype(number);
+  return Run(pool, x, [&](const Threads& threads, auto types) {
+    using T = typename decltype(types)::Sum;
+    using S = typename decltype(types)::Stored;
     const Index taps = shape.rows * shape.columns * in;
     const Scratch<T> unpacked(taps * out);
-    const T* const weights = scales.typed_data<T>();
-    Unpack(threads, taps, out, codes.typed_data<uint8_t>(), weights, weights + out, unpacked + 0);
-    Convolve<T>(threads, shape, x, unpacked + 0, y);
+    const T* const weights = DataOf<T>(scales);
+    Unpack(threads, taps, out, DataOf<uint8_t>(codes), weights, weights + out, unpacked + 0);
+    Convolve<T, S>(threads, shape, x, unpacked + 0, y);
   });
 }
 
 ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer dy,
                           ffi::Result<ffi::AnyBuffer> gradient, Window window) {
   const Shape shape = ShapeOf(x.dimensions(), gradient->dimensions(), dy.dimensions(), window);
-  return Run(pool, x, [&](const Threads& threads, auto number) {
-    using T = decltype(number);
-    T* const to = gradient->typed_data<T>();
+  return Run(pool, x, [&](const Threads& threads, auto types) {
+    using T = typename decltype(types)::Sum;
+    using S = typename decltype(types)::Stored;
+    T* const to = DataOf<T>(*gradient);
     if (ConvolvesByPlanes(shape))
-      KernelGradientByPlanes(threads, shape, ImagesOf<T>(x), ImagesOf<T>(dy), to);
+      KernelGradientByPlanes(threads, shape, ImagesOf<T, S>(x), ImagesOf<T, S>(dy), to);
     else
-      KernelGradientDirectly(threads, shape, x.typed_data<T>(), dy.typed_data<T>(), to);
+      KernelGradientDirectly(threads, shape, DataOf<S>(x), DataOf<S>(dy), to);
   });
 }
 
@@ -111,12 +128,13 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer
 ffi::Error ConvolveAndPool(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer kernel,
                            ffi::Result<ffi::AnyBuffer> y, ffi::Result<ffi::AnyBuffer> corners) {
   const Shape shape = Padded3x3(x.dimensions(), kernel.dimensions()[3]);
-  return Run(pool, x, [&](const Threads& threads, auto number) {
-    using T = decltype(number);
+  return Run(pool, x, [&](const Threads& threads, auto types) {
+    using T = typename decltype(types)::Sum;
+    using S = typename decltype(types)::Stored;
     const Dimensions size = y->dimensions();
-    const PooledTiles<T> tiles = {y->typed_data<T>(), corners->typed_data<uint8_t>(), size[1],
-                                  size[2], size[3]};
-    ConvolveByPlanes(threads, shape, ImagesOf<T>(x), kernel.typed_data<T>(), tiles);
+    const PooledTiles<T, S> tiles = {DataOf<S>(*y), DataOf<uint8_t>(*corners), size[1], size[2],
+                                     size[3]};
+    ConvolveByPlanes(threads, shape, ImagesOf<T, S>(x), DataOf<T>(kernel), tiles);
   });
 }
 
@@ -125,10 +143,11 @@ ffi::Error UnpoolAndConvolve(ffi::ThreadPool pool, ffi::AnyBuffer dy, ffi::AnyBu
                              ffi::AnyBuffer mirrored, ffi::Result<ffi::AnyBuffer> dx) {
   Shape shape = Padded3x3(dx->dimensions(), dx->dimensions()[3]);
   shape.in = dy.dimensions()[3];
-  return Run(pool, dy, [&](const Threads& threads, auto number) {
-    using T = decltype(number);
-    ConvolveByPlanes(threads, shape, UnpooledOf<T>(dy, corners), mirrored.typed_data<T>(),
-                     TilesOf<T>(dx));
+  return Run(pool, dy, [&](const Threads& threads, auto types) {
+    using T = typename decltype(types)::Sum;
+    using S = typename decltype(types)::Stored;
+    ConvolveByPlanes(threads, shape, UnpooledOf<T, S>(dy, corners), DataOf<T>(mirrored),
+                     TilesOf<T, S>(dx));
   });
 }
 
@@ -136,25 +155,26 @@ ffi::Error UnpoolAndConvolve(ffi::ThreadPool pool, ffi::AnyBuffer dy, ffi::AnyBu
 ffi::Error UnpooledKernelGradient(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer dy,
                                   ffi::AnyBuffer corners, ffi::Result<ffi::AnyBuffer> gradient) {
   const Shape shape = Padded3x3(x.dimensions(), dy.dimensions()[3]);
-  return Run(pool, x, [&](const Threads& threads, auto number) {
-    using T = decltype(number);
-    KernelGradientByPlanes(threads, shape, ImagesOf<T>(x), UnpooledOf<T>(dy, corners),
-                           gradient->typed_data<T>());
+  return Run(pool, x, [&](const Threads& threads, auto types) {
+    using T = typename decltype(types)::Sum;
+    using S = typename decltype(types)::Stored;
+    KernelGradientByPlanes(threads, shape, ImagesOf<T, S>(x), UnpooledOf<T, S>(dy, corners),
+                           DataOf<T>(*gradient));
   });
 }
 
 ffi::Error Sum(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer y,
                ffi::Result<ffi::AnyBuffer> sums) {
-  return Run(pool, x, [&](const Threads& threads, auto number) {
-    using T = decltype(number);
+  return Run(pool, x, [&](const Threads& threads, auto types) {
+    using T = typename decltype(types)::Sum;
+    using S = typename decltype(types)::Stored;
     const Index channels = x.dimensions().back();
     const Index pixels = x.element_count() / std::max<Index>(channels, 1);
-    ChannelSums(threads, pixels, channels, x.typed_data<T>(), y.typed_data<T>(),
-                sums->typed_data<T>());
+    ChannelSums(threads, pixels, channels, DataOf<S>(x), DataOf<S>(y), DataOf<T>(*sums));
   });
 }
 
-// Two arrays and the window to a third array, all float or all double.
+// Two arrays and the window to a third array.
 auto Signature() {
   return ffi::Ffi::Bind()
       .Ctx<ffi::ThreadPool>()
@@ -164,7 +184,7 @@ auto Signature() {
       .Attr<Window>("window");
 }
 
-// Three arrays to a fourth, all but corners and codes of one float type.
+// Three arrays to a fourth.
 auto ThreeArrays() {
   return ffi::Ffi::Bind()
       .Ctx<ffi::ThreadPool>()

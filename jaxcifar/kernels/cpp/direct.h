@@ -10,8 +10,8 @@ namespace jaxcifar {
 
 // Copies the channels [first, first + channels) of an image to `padded`
 // [padded_height, padded_width, channels], with zeros around it.
-template <class T>
-void Pad(const Shape& s, const T* image, Index first, Index channels, T* padded) {
+template <class T, class S>
+void Pad(const Shape& s, const S* image, Index first, Index channels, T* padded) {
   const Index row = s.padded_width() * channels;
   const Index begin = std::max<Index>(0, -s.left);
   const Index end = std::max(begin, std::min(s.width, s.padded_width() - s.left));
@@ -22,7 +22,7 @@ void Pad(const Shape& s, const T* image, Index first, Index channels, T* padded)
     }
     T* const inside = padded + (begin + s.left) * channels;
     T* const after = padded + (end + s.left) * channels;
-    const T* from = image + (h * s.width + begin) * s.in + first;
+    const S* from = image + (h * s.width + begin) * s.in + first;
     std::fill(padded, inside, T(0));
     if (channels == s.in) {
       std::copy(from, from + (after - inside), inside);
@@ -35,8 +35,8 @@ void Pad(const Shape& s, const T* image, Index first, Index channels, T* padded)
 }
 
 // Copies pixels of `channels` numbers to pixels of `lanes` numbers, filled up with zeros.
-template <class T>
-void Widen(Index pixels, Index channels, Index lanes, const T* from, T* to) {
+template <class T, class S>
+void Widen(Index pixels, Index channels, Index lanes, const S* from, T* to) {
   for (Index pixel = 0; pixel < pixels; ++pixel, from += channels, to += lanes) {
     std::copy(from, from + channels, to);
     std::fill(to + channels, to + lanes, T(0));
@@ -60,8 +60,11 @@ void Pack(const Threads& threads, const Shape& s, const T* kernel, T* packed) {
   });
 }
 
-template <class T>
-void ConvolveDirectly(const Threads& threads, const Shape& s, const T* x, const T* kernel, T* y) {
+// T is the type of the sums, S that of the images. If they differ, both x and y are converted while
+// they are in the cache.
+template <class T, class S>
+void ConvolveDirectly(const Threads& threads, const Shape& s, const S* x, const T* kernel, S* y) {
+  constexpr bool kConverts = !std::is_same_v<S, T>;
   const Index taps = s.rows * s.columns * s.in;
   const Scratch<T> packed(taps * WholeVectors<T>(s.out));
   Pack(threads, s, kernel, packed + 0);
@@ -77,10 +80,21 @@ void ConvolveDirectly(const Threads& threads, const Shape& s, const T* x, const 
   if (s.pointwise()) {  // treat all pixels as one long row
     const Index pixels = s.images * s.height * s.width;
     const Index piece = std::max<Index>(64, kCacheBytes / 4 / sizeof(T) / s.in);
-    threads.Share(CeilDiv(pixels, piece), [=](Index part, Index) {
+    const Scratch<T> converted(kConverts * threads.count() * piece * (s.in + s.out));
+    threads.Share(CeilDiv(pixels, piece), [=, &converted](Index part, Index thread) {
       const Index begin = part * piece, count = std::min(piece, pixels - begin);
-      compute({1, 1, count, s.out, {y + begin * s.out, 0, 0, s.out},
-               {x + begin * s.in, 0, 0, s.in}, 0, 1, s.in, nullptr});
+      const S* const from = x + begin * s.in;
+      S* const to = y + begin * s.out;
+      if constexpr (kConverts) {
+        T* const x_copy = converted + thread * piece * (s.in + s.out);
+        T* const sums = x_copy + piece * s.in;
+        std::copy(from, from + count * s.in, x_copy);
+        compute({1, 1, count, s.out, {sums, 0, 0, s.out}, {x_copy, 0, 0, s.in}, 0, 1, s.in,
+                 nullptr});
+        std::copy(sums, sums + count * s.out, to);
+      } else {
+        compute({1, 1, count, s.out, {to, 0, 0, s.out}, {from, 0, 0, s.in}, 0, 1, s.in, nullptr});
+      }
     });
     return;
   }
@@ -88,21 +102,28 @@ void ConvolveDirectly(const Threads& threads, const Shape& s, const T* x, const 
   const Index in_cache = std::max<Index>(1, kCacheBytes / sizeof(T) / image);
   const Index some = std::min(CeilDiv(s.images, kParts), in_cache);
   const Scratch<T> padded(threads.count() * some * image);
-  threads.Share(CeilDiv(s.images, some), [=, &padded](Index part, Index thread) {
+  const Index y_row = s.out_width * s.out, y_image = s.out_height * y_row;
+  const Scratch<T> outputs(kConverts * threads.count() * some * y_image);
+  threads.Share(CeilDiv(s.images, some), [=, &padded, &outputs](Index part, Index thread) {
     const Index begin = part * some, count = std::min(some, s.images - begin);
     T* const copies = padded + thread * some * image;
     for (Index i = 0; i < count; ++i)
       Pad(s, x + (begin + i) * s.height * s.width * s.in, 0, s.in, copies + i * image);
-    const Index y_row = s.out_width * s.out, y_image = s.out_height * y_row;
-    compute({count, s.out_height, s.out_width, s.out, {y + begin * y_image, y_image, y_row, s.out},
+    S* const to = y + begin * y_image;
+    T* sums;
+    if constexpr (kConverts) sums = outputs + thread * some * y_image;
+    else sums = to;
+    compute({count, s.out_height, s.out_width, s.out, {sums, y_image, y_row, s.out},
              {copies, image, s.stride_down * row, s.stride_right * s.in}, row, s.rows,
              s.columns * s.in, nullptr});
+    if constexpr (kConverts) std::copy(sums, sums + count * y_image, to);
   });
 }
 
-template <class T>
-void KernelGradientDirectly(const Threads& threads, const Shape& shape, const T* x, const T* dy,
+template <class T, class S>
+void KernelGradientDirectly(const Threads& threads, const Shape& shape, const S* x, const S* dy,
                             T* gradient) {
+  constexpr bool kConverts = !std::is_same_v<S, T>;
   Shape s = shape;
   // Without padding the pixels are read in place, as one long row.
   const bool pointwise = s.pointwise();
@@ -120,7 +141,7 @@ void KernelGradientDirectly(const Threads& threads, const Shape& shape, const T*
   const Index x_image = s.padded_height() * x_row;
   const Index in_cache = std::max<Index>(1, kCacheBytes / sizeof(T) / (x_image + dy_image * lanes));
   const Index some = std::min(CeilDiv(s.images, shares), in_cache);
-  const bool padded = !pointwise, widened = lanes > s.out;
+  const bool padded = kConverts || !pointwise, widened = kConverts || lanes > s.out;
   const Index copies_size = some * (x_image * padded + dy_image * lanes * widened);
   const Scratch<T> copies(threads.count() * copies_size);
   threads.Share(shares * slices, [=, &sums, &copies](Index part, Index thread) {
@@ -138,10 +159,14 @@ void KernelGradientDirectly(const Threads& threads, const Shape& shape, const T*
         std::fill(row_of(row, column, 0), row_of(row, column, channels), T(0));
     for (Index begin = s.images * share / shares; begin < end; begin += some) {
       const Index count = std::min(some, end - begin);
-      const T* const images = x + begin * s.height * s.width * s.in;
-      const T* const gradients = dy + begin * dy_image * s.out;
-      Sums<T> todo = {count, s.out_height, s.out_width, {images + first, s.in, s.in, s.in},
-                      {gradients, dy_image * lanes, s.out_width * lanes, lanes}, nullptr};
+      const S* const images = x + begin * s.height * s.width * s.in;
+      const S* const gradients = dy + begin * dy_image * s.out;
+      Sums<T> todo = {count, s.out_height, s.out_width, {nullptr, s.in, s.in, s.in},
+                      {nullptr, dy_image * lanes, s.out_width * lanes, lanes}, nullptr};
+      if constexpr (!kConverts) {
+        todo.x.data = images + first;
+        todo.dy.data = gradients;
+      }
       Index row_length = 0;
       if (padded) {
         row_length = s.padded_width() * channels;

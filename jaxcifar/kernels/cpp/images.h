@@ -1,4 +1,5 @@
 // How tiles of images are read and written: as they are, or on the other side of a 2x2 max-pooling.
+// T is the type of the numbers in registers, S that in memory.
 
 #pragma once
 
@@ -18,9 +19,9 @@ inline bool Inside(Index h, Index w, Index height, Index width) {
 }
 
 // Reads images [N, height, width, channels], which are 0 outside.
-template <class T>
+template <class T, class S = T>
 struct Images {
-  using Pixel = const T*;
+  using Pixel = const S*;
 
   Pixel At(Index image, Index h, Index w) const {
     if (!Inside(h, w, height, width)) return nullptr;
@@ -29,20 +30,20 @@ struct Images {
 
   template <class Count>
   static Vector<T> Load(Pixel pixel, Index channel, Count count) {
-    return pixel ? LoadSome(pixel + channel, count) : Vector<T>{};
+    return pixel ? LoadSome<T>(pixel + channel, count) : Vector<T>{};
   }
 
-  const T* data;
+  const S* data;
   Index height, width, channels;
 };
 
 // Writes images [N, height, width, channels]; leaves out what lies beyond them.
-template <class T>
+template <class T, class S = T>
 struct ImageTiles {
   template <class Count, int kSize>
   void Store(const Vector<T> (&tile)[kSize][kSize], Index image, Index top, Index left,
              Index channel, Count count) const {
-    T* const to = data + image * height * width * channels + channel;
+    S* const to = data + image * height * width * channels + channel;
     UNROLL for (int row = 0; row < kSize; ++row)
       UNROLL for (int column = 0; column < kSize; ++column) {
         const Index h = top + row, w = left + column;
@@ -51,16 +52,16 @@ struct ImageTiles {
       }
   }
 
-  T* data;
+  S* data;
   Index height, width, channels;
 };
 
 // Reads gradients with respect to images before the pooling: those of the pooled images dy
 // [N, height, width, channels] in the corner of each window that was the largest, 0 elsewhere.
-template <class T>
+template <class T, class S = T>
 struct Unpooled {
   struct Pixel {
-    const T* dy;
+    const S* dy;
     const uint8_t* corners;
     int corner;
   };
@@ -77,17 +78,17 @@ struct Unpooled {
     Bytes<T> largest{};
     std::memcpy(&largest, pixel.corners + channel, count);
     const Mask<T> here = __builtin_convertvector(largest, Mask<T>) == pixel.corner;
-    return (Vector<T>)((Mask<T>)LoadSome(pixel.dy + channel, count) & here);
+    return (Vector<T>)((Mask<T>)LoadSome<T>(pixel.dy + channel, count) & here);
   }
 
-  const T* dy;
+  const S* dy;
   const uint8_t* corners;
   Index height, width, channels;
 };
 
 // Writes the maximum of each 2x2 window, [N, height, width, channels], and its corner: 0 to 3, row
 // by row, the first of several. NaN counts as a maximum.
-template <class T>
+template <class T, class S = T>
 struct PooledTiles {
   template <class Count, int kSize>
   void Store(const Vector<T> (&tile)[kSize][kSize], Index image, Index top, Index left,
@@ -111,7 +112,7 @@ struct PooledTiles {
       }
   }
 
-  T* data;
+  S* data;
   uint8_t* corners;
   Index height, width, channels;
 };

@@ -8,15 +8,15 @@
 namespace jaxcifar {
 
 // Adds the sums of x and of x * y over pixels [begin, end) to `sums`, [2, channels].
-template <class T>
-void AddPixels(Index begin, Index end, Index channels, const T* x, const T* y, T* sums) {
+template <class T, class S>
+void AddPixels(Index begin, Index end, Index channels, const S* x, const S* y, T* sums) {
   T* const products = sums + channels;
   Index pixel = begin;
   for (; pixel + 4 <= end; pixel += 4) {
-    const T* const x0 = x + pixel * channels;
-    const T* const y0 = y + pixel * channels;
-    const T *const x1 = x0 + channels, *const x2 = x1 + channels, *const x3 = x2 + channels;
-    const T *const y1 = y0 + channels, *const y2 = y1 + channels, *const y3 = y2 + channels;
+    const S* const x0 = x + pixel * channels;
+    const S* const y0 = y + pixel * channels;
+    const S *const x1 = x0 + channels, *const x2 = x1 + channels, *const x3 = x2 + channels;
+    const S *const y1 = y0 + channels, *const y2 = y1 + channels, *const y3 = y2 + channels;
     INDEPENDENT for (Index c = 0; c < channels; ++c) {
       sums[c] += (x0[c] + x1[c]) + (x2[c] + x3[c]);
       products[c] += (x0[c] * y0[c] + x1[c] * y1[c]) + (x2[c] * y2[c] + x3[c] * y3[c]);
@@ -30,8 +30,8 @@ void AddPixels(Index begin, Index end, Index channels, const T* x, const T* y, T
 }
 
 // Computes the sums of x and of x * y, both [pixels, channels], as [2, channels].
-template <class T>
-void ChannelSums(const Threads& threads, Index pixels, Index channels, const T* x, const T* y,
+template <class T, class S>
+void ChannelSums(const Threads& threads, Index pixels, Index channels, const S* x, const S* y,
                  T* result) {
   // Sums of sums of few numbers each lose little to rounding.
   constexpr Index kPixels = 256;

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "bfloat16.h"
 #include "work.h"
 
 namespace jaxcifar {
@@ -54,6 +55,26 @@ Vector<T> LoadSome(const T* from, Index count) {
 template <class V, class T>
 void StoreSome(const V& vector, T* to, Index count) {
   std::memcpy(to, &vector, count * sizeof(T));
+}
+
+// The same for numbers of type bfloat16 in memory.
+using Words [[gnu::vector_size(kVectorBytes)]] = uint32_t;
+using HalfWords [[gnu::vector_size(kVectorBytes / 2)]] = uint16_t;
+
+template <class T>
+Vector<float> LoadSome(const BFloat16* from, Index count) {
+  static_assert(std::is_same_v<T, float>);
+  HalfWords halves{};
+  std::memcpy(&halves, from, count == kLanes<float> ? sizeof halves : count * sizeof *from);
+  return (Vector<float>)(__builtin_convertvector(halves, Words) << 16);
+}
+
+inline void StoreSome(const Vector<float>& vector, BFloat16* to, Index count) {
+  const Words words = (Words)vector;
+  const Words rounded = (words + 0x7fff + (words >> 16 & 1)) >> 16;
+  const Words not_numbers = (Words)(vector != vector);
+  const HalfWords halves = __builtin_convertvector(not_numbers ? 0x7fc0 : rounded, HalfWords);
+  std::memcpy(to, &halves, count == kLanes<float> ? sizeof halves : count * sizeof *to);
 }
 
 // Splits channels into vectors. Calls work(first, count) for each; if there are enough channels for

@@ -129,7 +129,7 @@ void TransformTaps(const Shape& s, const T* kernel, Index begin, Index end, Inde
       const Planes<T> to = {packed + in * lanes + c, plane, 0};
       TransformMatrix<TapTransform, T>(
           [&](int row, int column) {
-            return LoadSome(taps + (row * 3 + column) * s.in * s.out, count);
+            return LoadSome<T>(taps + (row * 3 + column) * s.in * s.out, count);
           },
           [&](int row, int column, Vector<T> u) { StoreSome(u, to.At(row, column, 0), count); });
     });

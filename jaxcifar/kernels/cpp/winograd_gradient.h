@@ -54,7 +54,7 @@ void TransformSums(const Shape& s, const Planes<T>& sums, const Slice& c, T* gra
     ForVectors<T>(c.out, [&](Index out, auto count) {
       T* const to = gradient + (c.first_in + in) * s.out + c.first_out + out;
       TransformMatrix<SumTransform, T>(
-          [&](int row, int column) { return LoadSome(sums.At(row, column, in) + out, count); },
+          [&](int row, int column) { return LoadSome<T>(sums.At(row, column, in) + out, count); },
           [&](int row, int column, Vector<T> g) {
             StoreSome(g, to + (row * 3 + column) * s.in * s.out, count);
           });
