@@ -149,7 +149,7 @@ def _backward(settings: Settings, saved: Any, gradients: Any) -> Any:
         _, expand_vjp, _ = jax.vjp(expand, bottleneck, *weights[2:], has_aux=True)
         into_bottleneck, *into_second = expand_vjp(into_new)
         into_read, *into_first = project_vjp(into_bottleneck)
-        into_features = _write(into_features, 0, into_features[..., :start] + into_read)
+        into_features = _add(into_features, into_read)
         into_layers.insert(0, _Weights(*into_first, *into_second))
         end = start
     block_input = Standardized(features[..., :end], statistics[0])
@@ -162,12 +162,24 @@ _block.defvjp(_forward, _backward)
 
 def _write(buffer: jax.Array, first: int, values: jax.Array) -> jax.Array:
     """Returns a buffer [B, H, W, C] with channels from `first` on replaced."""
-    start = (0, 0, 0, first)
-    if not (is_cpu() and buffer.dtype == jnp.bfloat16):
-        return lax.dynamic_update_slice(buffer, values, start)
-    # XLA on a CPU would convert the whole buffer to float32 and back.
+    if not _converts(buffer):
+        return buffer.at[..., first : first + values.shape[-1]].set(values)
     bits = (lax.bitcast_convert_type(x, jnp.uint16) for x in (buffer, values))
-    return lax.bitcast_convert_type(lax.dynamic_update_slice(*bits, start), jnp.bfloat16)
+    updated_bits = lax.dynamic_update_slice(*bits, (0, 0, 0, first))
+    return lax.bitcast_convert_type(updated_bits, buffer.dtype)
+
+
+def _add(buffer: jax.Array, values: jax.Array) -> jax.Array:
+    """Returns a buffer [B, H, W, C] with values added to its first channels."""
+    width = values.shape[-1]
+    if not _converts(buffer):
+        return buffer.at[..., :width].add(values)
+    return _write(buffer, 0, buffer[..., :width] + values)
+
+
+def _converts(buffer: jax.Array) -> bool:
+    """Whether XLA would convert a whole buffer to float32 and back to update a part of it."""
+    return is_cpu() and buffer.dtype == jnp.bfloat16
 
 
 def _project(features: jax.Array, affine: Affine, kernel: jax.Array) -> jax.Array:
