@@ -9,10 +9,10 @@ from the training split. The sampler is the tree-structured Parzen estimator of 
 median of the earlier ones at the same evaluation.
 
 Measured: 30 trials of ResNet-8 for 3 epochs (`configs/search_resnet20.py:0.3`,
-`--config.model.name=resnet8`) took 36 minutes on 2 cores of an AMD EPYC with other work beside them,
-at commit c807988; 17 were stopped early. The best had 70.30 % validation accuracy, with a learning
-rate of 0.444, a weight decay of 8.5e-5, a momentum of 0.837 and a linear schedule. The learning rate
-had 77 % of the importance (fANOVA), the momentum 18 %.
+`--config.model.name=resnet8`) took 36 minutes on 2 cores of an AMD EPYC with other work beside
+them, at commit c807988; 17 were stopped early. The best had 70.30 % validation accuracy, with a
+learning rate of 0.444, a weight decay of 8.5e-5, a momentum of 0.837 and a linear schedule. The
+learning rate had 77 % of the importance (fANOVA), the momentum 18 %.
 """
 
 from ml_collections import ConfigDict
