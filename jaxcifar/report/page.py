@@ -34,6 +34,7 @@ from jaxcifar.report.charts import (
 
 _HEIGHT, _HIGHEST = 340, 1600  # of plots, in pixels
 _MANY = 30  # names beside an axis, which then is as wide as the page
+_LONG_CELL = 50  # characters of a cell that is written in several lines
 
 _CONTROLS = """\
 <div class="controls">
@@ -214,15 +215,18 @@ def _picture(image: np.ndarray, caption: Sequence[str]) -> str:
     return f'<div><img src="data:image/png;base64,{code}" alt="{alt}">{lines}</div>'
 
 
+def _cell(text: str) -> str:
+    wraps = ' class="long"' if len(text) > _LONG_CELL else ""
+    return f"<td{wraps}>{html.escape(text)}</td>"
+
+
 def _table(table: Table) -> str:
     title = f"<h3>{html.escape(table.title)}</h3>" if table.title else ""
     header = "".join(
         f'<th scope="col"><button type="button">{html.escape(name)}</button></th>'
         for name in table.header
     )
-    rows = "\n".join(
-        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows
-    )
+    rows = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
     return (
         f'{title}<div class="scroll"><table><thead><tr>{header}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"

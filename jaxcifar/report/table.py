@@ -29,6 +29,7 @@ FORMATS = {
     "minutes": "{:,.1f}",
 }
 
+_LONG_NUMBER = 9  # characters
 _MAX_FIELDS = 6
 
 
@@ -109,8 +110,9 @@ def cells(found: Sequence[Group]) -> list[list[str]]:
 
 
 def value_text(value: object) -> str:
-    """Returns the value of a config field as text."""
-    return json.dumps(value).strip('"')
+    """Returns the value of a config field as text, numbers that were drawn with four digits."""
+    text = json.dumps(value).strip('"')
+    return f"{value:.4g}" if isinstance(value, float) and len(text) > _LONG_NUMBER else text
 
 
 def _mean_and_deviation(template: str, values: list[float]) -> str:
