@@ -1,6 +1,6 @@
 """Trains runs that differ only in numbers by one compiled program: `vmap` over the train step.
 
-Each run has its own workdir, with the files that `train.train` would leave in it, and is logged,
+Each run has its own workdir, with the files that it would leave if trained alone, and is logged,
 evaluated and saved by the same functions. What ends one run, such as NaN, early stopping or a full
 disk, leaves the others as they are.
 """
@@ -102,6 +102,8 @@ def train_many(
                 for config, workdir in runs[start : start + at_once]
             ]
             outcomes += _train_all(members, say)
+            if signals.received:
+                break
     return outcomes
 
 
@@ -240,7 +242,8 @@ def _train_group(members: list[_Member], say: Callable[[str], None]) -> None:
                 attempt.stop_if_signalled(attempt.agreed_signal())
     active = [member for member in members if member.is_training]
     while active:
-        say(f"{len(active)} runs in one program, from step {active[0].attempt.step:,}")
+        runs = "1 run" if len(active) == 1 else f"{len(active)} runs"
+        say(f"{runs} in one program, from step {active[0].attempt.step:,}")
         active = _train_stack(active, say)
 
 

@@ -178,7 +178,7 @@ def test_a_rollback_concerns_one_run(tmp_path):
     ]
     outcomes, lines = train_at_once(configs, tmp_path)
     assert [outcome.code for outcome in outcomes] == [0, 0]
-    assert "1 runs in one program, from step 0" in lines
+    assert "1 run in one program, from step 0" in lines
     for number, config in enumerate(configs):
         train(config, tmp_path / f"alone{number}")
         assert_same_run(config, tmp_path / f"run{number}", tmp_path / f"alone{number}")
@@ -218,14 +218,17 @@ def test_a_signal_saves_all_runs_which_resume_in_other_numbers(tmp_path, monkeyp
     real = train_many.do_due
     with monkeypatch.context() as patched:
         patched.setattr(train_many, "do_due", interrupt)
-        outcomes, _ = train_at_once(configs, tmp_path)
-    assert [outcome.code for outcome in outcomes] == [128 + signal.SIGTERM] * 3
+        outcomes, _ = train_at_once(configs, tmp_path, at_once=2)
+    assert [outcome.code for outcome in outcomes] == [128 + signal.SIGTERM] * 2
     assert all("interrupted by SIGTERM at step 6" in outcome.message for outcome in outcomes)
-    assert [saved_steps(tmp_path / f"run{number}")[-1] for number in range(3)] == [6] * 3
-    outcomes, lines = train_at_once(configs, tmp_path, at_once=2)
+    assert [saved_steps(tmp_path / f"run{number}")[-1] for number in range(2)] == [6] * 2
+    assert not (tmp_path / "run2").exists()
+    outcomes, lines = train_at_once(configs, tmp_path)
+    assert [outcome.code for outcome in outcomes] == [0] * 3
+    # Runs at different steps are trained apart.
     assert [line for line in lines if "one program" in line] == [
+        "1 run in one program, from step 0",
         "2 runs in one program, from step 6",
-        "1 runs in one program, from step 6",
     ]
     for number, config in enumerate(configs):
         train(config, tmp_path / f"alone{number}")
@@ -233,20 +236,6 @@ def test_a_signal_saves_all_runs_which_resume_in_other_numbers(tmp_path, monkeyp
             restore(config, tmp_path / f"run{number}", STEPS).state,
             restore(config, tmp_path / f"alone{number}", STEPS).state,
         )
-
-
-@pytest.mark.slow
-def test_runs_at_different_steps_are_trained_apart(tmp_path):
-    configs = [small_run(train__seed=seed) for seed in range(2)]
-    short = small_run(train__seed=1, train__num_steps=4)
-    train(short, tmp_path / "run1")
-    manifest.update(tmp_path / "run1", config=manifest.plain(configs[1]))
-    outcomes, lines = train_at_once(configs, tmp_path)
-    assert [outcome.code for outcome in outcomes] == [0, 0]
-    assert [line for line in lines if "one program" in line] == [
-        "1 runs in one program, from step 0",
-        "1 runs in one program, from step 4",
-    ]
 
 
 def test_a_run_in_use_is_left_to_its_owner(tmp_path):
