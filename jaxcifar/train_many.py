@@ -19,7 +19,7 @@ from jaxcifar.attempt import Attempt, Run
 from jaxcifar.config import durations
 from jaxcifar.config.validation import validate
 from jaxcifar.data import datasets
-from jaxcifar.data.image_folder import FolderSplit
+from jaxcifar.data.split import Split
 from jaxcifar.errors import IN_USE, InputError, InUseError, StoppedError, describe
 from jaxcifar.evaluate import Evaluator, Results
 from jaxcifar.feed import Stacked, by_step, train_calls
@@ -85,13 +85,15 @@ def train_many(
             raise InputError("train.distributed = True: must be False for runs of one program")
     if first.train.deterministic:
         environment.make_deterministic()
-    splits = load_splits(first)
-    if isinstance(splits["train"], FolderSplit) or not splits["train"].on_device:
+    if not datasets.uses_device_pipeline(first.dataset):
         raise InputError("dataset.pipeline = 'tf': must be 'device' for runs of one program")
+    splits = load_splits(first)
+    train_split = splits["train"]
+    assert isinstance(train_split, Split)
     info = datasets.info(first.dataset)
     configs = [config for config, _ in runs]
-    plan = durations(first, splits["train"].size)
-    at_once, memory = number_at_once(at_once, configs, splits["train"], info, plan)
+    plan = durations(first, train_split.size)
+    at_once, memory = number_at_once(at_once, configs, train_split, info, plan)
     say(memory)
     with Signals() as signals, Peers(False, first.train.peer_timeout_seconds) as peers:
         shared = _Shared(splits, signals, peers)

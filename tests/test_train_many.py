@@ -254,6 +254,11 @@ def test_runs_that_cannot_share_a_program_are_refused(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             train_at_once([small_run(), other], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_batches_of_tensorflow_are_refused(tmp_path):
+    pytest.importorskip("tensorflow")
     with pytest.raises(InputError, match="dataset.pipeline = 'tf': must be 'device'"):
         train_at_once([small_run(dataset__pipeline="tf")] * 2, tmp_path)
     assert not list(tmp_path.iterdir())

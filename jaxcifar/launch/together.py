@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxcifar.data import datasets
 from jaxcifar.errors import IN_USE, InputError, StoppedError
 from jaxcifar.launch import local
 from jaxcifar.launch.trials import Trial
@@ -70,9 +71,8 @@ def groups(runs: Sequence[Trial]) -> list[list[Trial]]:
 
 
 def _is_on_device(run: Trial) -> bool:
-    dataset, train = run.config.dataset, run.config.train
-    streams = dataset.pipeline == "auto" and dataset.name == "image_folder"
-    return dataset.pipeline != "tf" and not streams and not train.distributed
+    config = run.config
+    return datasets.uses_device_pipeline(config.dataset) and not config.train.distributed
 
 
 def _why_alone(run: Trial, runs: Sequence[Trial]) -> str:
