@@ -81,7 +81,7 @@ def _why_alone(run: Trial, runs: Sequence[Trial]) -> str:
     fields = min(others, key=len, default=[])
     if not fields:
         return "" if not others else ", as its batches are not made on the device"
-    return f", as it differs in {', '.join(fields)}, which is not a number of the step"
+    return f", as it differs in {', '.join(fields)}, which cannot vary within a program"
 
 
 def _train(group: Sequence[Trial], at_once: int) -> dict[Path, str]:
