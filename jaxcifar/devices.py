@@ -88,7 +88,7 @@ def _row(tree: Any, index: jax.Array) -> Any:
     return jax.tree.map(lambda x: x[index], tree)
 
 
-def memory_needed(step: Callable, shapes: Sequence[Any]) -> int:
+def compiled_memory(step: Callable, shapes: Sequence[Any]) -> int:
     """Compiles a train step and returns the memory in bytes that it needs on each device.
 
     Args:

@@ -1,4 +1,4 @@
-"""Runs that differ only in numbers, as one step with a row for each, and the memory it takes."""
+"""Builds one step for several runs that differ only in numbers, and estimates its memory."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +12,13 @@ from ml_collections import ConfigDict
 from jaxcifar import devices
 from jaxcifar.config import Durations
 from jaxcifar.config.fields import FIELDS
+from jaxcifar.config.rules import get
 from jaxcifar.data.device_pipeline import Order, as_resident
 from jaxcifar.data.split import DatasetInfo, Split
 from jaxcifar.errors import InputError
 from jaxcifar.feed import Stacked, Step, compile_steps, steps_per_call
 from jaxcifar.program import create_program
-from jaxcifar.traced import TRACED, differing, get, sets_rate, with_numbers
+from jaxcifar.traced import TRACED, differing, sets_rate, with_numbers
 
 _USABLE = 0.9  # share of the free memory; the rest is for the copies of states that are saved
 
@@ -126,4 +127,4 @@ def memory_needed(
         position,
         np.int32(1),
     )
-    return devices.memory_needed(step, shapes)
+    return devices.compiled_memory(step, shapes)

@@ -76,8 +76,9 @@ def obstacles(config: ConfigDict, other: ConfigDict) -> list[str]:
 def _both_traced(field: str, config: ConfigDict, other: ConfigDict) -> bool:
     if field not in TRACED:
         return False
-    values = [get(config, field), get(other, field)]
-    return all(values) or not TRACED[field]
+    section, name = field.split(".")
+    both_on = config[section][name] and other[section][name]
+    return bool(both_on) or not TRACED[field]
 
 
 def differing(configs: Sequence[ConfigDict]) -> list[str]:
@@ -103,9 +104,3 @@ def with_numbers(config: ConfigDict, numbers: Mapping[str, Any]) -> ConfigDict:
         section, field = path.split(".")
         copy[section][field] = number
     return copy
-
-
-def get(config: ConfigDict, path: str) -> Any:
-    """Returns the value of a field by its path, such as "train.seed"."""
-    section, field = path.split(".")
-    return config[section][field]

@@ -1,4 +1,4 @@
-"""Trains runs that differ only in numbers by one compiled program: `vmap` over the train step.
+"""Trains runs that differ only in numbers with one compiled program, see `feed.for_each_run`.
 
 Each run has its own workdir, with the files that it would leave if trained alone, and is logged,
 evaluated and saved by the same functions. What ends one run, such as NaN, early stopping or a full

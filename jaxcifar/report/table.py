@@ -110,7 +110,7 @@ def cells(found: Sequence[Group]) -> list[list[str]]:
 
 
 def value_text(value: object) -> str:
-    """Returns the value of a config field as text, numbers that were drawn with four digits."""
+    """Returns the value of a config field as text; long numbers have four significant digits."""
     text = json.dumps(value).strip('"')
     return f"{value:.4g}" if isinstance(value, float) and len(text) > _LONG_NUMBER else text
 
